@@ -1,0 +1,48 @@
+# Every target sets up a fresh machine by itself: Python 3.11 or later and make.
+PYTHON ?= python3
+WORKDIR ?= runs/quickstart
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: help setup quickstart quickstart-full test test-fast test-all lint types clean
+
+help:
+	@echo "make quickstart              the whole path on the built-in scenes, 15 minutes"
+	@echo "make quickstart DATA=folder  the same on your own pictures and captions"
+	@echo "make quickstart-full         the longer run (hours; resumable)"
+	@echo "make test | test-fast | test-all | lint | types"
+
+$(READY): requirements.lock setup.py
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"error: Python {v.major}.{v.minor} is too old: 3.11 or later is needed; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+setup: $(READY)
+
+quickstart: $(READY)
+	$(BIN)/cm3leon --config configs/quickstart.py --workdir $(WORKDIR) $(if $(DATA),--config.data=$(DATA)) $(ARGS)
+
+quickstart-full: $(READY)
+	$(BIN)/cm3leon --config configs/quickstart.py:full --workdir runs/full $(if $(DATA),--config.data=$(DATA)) $(ARGS)
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-fast: $(READY)
+	$(BIN)/python -m pytest -m "not slow" tests/documents tests/decoding tests/train tests/test_architecture.py tests/test_configs.py $(ARGS)
+
+test-all: $(READY)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff format --check . && $(BIN)/ruff check .
+
+types: $(READY)
+	$(BIN)/pyright
+
+clean:
+	rm -rf $(VENV) runs/quickstart

@@ -1,0 +1,102 @@
+"""A job's folder: the resolved config, whether it is finished, who writes it.
+
+    config.json   the resolved config, written first of all
+    done.json     what came out, written last of all; its presence means: complete
+
+A folder belongs to one config: a job that meets another one refuses, naming the fields.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import pathlib
+from typing import Any
+
+import ml_collections
+
+from cm3leon_jax import storage
+
+_LOGGER = logging.getLogger(__name__)
+_CONFIG = "config.json"
+_DONE = "done.json"
+_MAX_SHOWN = 8  # differing fields named in an error
+
+
+def start(config: ml_collections.ConfigDict, workdir: str) -> bool:
+    """Claims a folder for a config.
+
+    Returns:
+      False if the job is already complete there (nothing is to be done).
+
+    Raises:
+      ValueError: If the folder was made with another config.
+    """
+    folder = pathlib.Path(workdir)
+    resolved = _resolved(config)
+    if (folder / _CONFIG).exists():
+        found = storage.read_json(folder / _CONFIG)
+        differences = compare(found, resolved)
+        if differences:
+            shown = "; ".join(differences[:_MAX_SHOWN])
+            more = len(differences) - _MAX_SHOWN
+            tail = f"; and {more} more" if more > 0 else ""
+            raise ValueError(
+                f"{workdir} was made with another config ({shown}{tail}); use another"
+                " --workdir, or the config it was made with"
+            )
+    else:
+        storage.write_json(folder / _CONFIG, resolved)
+    if (folder / _DONE).exists():
+        _LOGGER.info("%s is complete; nothing to do", workdir)
+        return False
+    return True
+
+
+def finish(workdir: str, summary: dict[str, Any]) -> None:
+    """Marks a job as complete, with the numbers that it wants remembered."""
+    storage.write_json(pathlib.Path(workdir) / _DONE, summary)
+
+
+def summary(workdir: str) -> dict[str, Any] | None:
+    """What `finish` was given, or None if the job is not complete."""
+    path = pathlib.Path(workdir) / _DONE
+    return storage.read_json(path) if path.exists() else None
+
+
+def compare(old: Any, new: Any, path: str = "config") -> list[str]:
+    """Lists the fields in which two resolved configs differ, as `name: old -> new`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        lines = []
+        for key in [*old, *(key for key in new if key not in old)]:
+            there = f"{path}.{key}"
+            if key not in new:
+                lines.append(f"{there}: {old[key]!r} -> (none)")
+            elif key not in old:
+                lines.append(f"{there}: (none) -> {new[key]!r}")
+            else:
+                lines += compare(old[key], new[key], there)
+        return lines
+    return [] if old == new else [f"{path}: {old!r} -> {new!r}"]
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """A hint for an unknown name: the known name nearest to it, and all of them."""
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}known: {', '.join(known)}"
+
+
+def _resolved(config: ml_collections.ConfigDict) -> Any:
+    """The config as plain JSON values (tuples become lists)."""
+    return _plain(config.to_dict())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError(f"config values must be plain JSON values, got {value!r}")

@@ -1,0 +1,4 @@
+"""Pages that a person looks at.
+
+May import: floors 0 to 4.
+"""

@@ -1,0 +1,39 @@
+import ml_collections
+import pytest
+
+from cm3leon_jax.jobs import folder
+
+
+def _config(**fields):
+    return ml_collections.ConfigDict({"job": "x", "model": {"width": 1} | fields})
+
+
+def test_folder_of_the_same_config_continues(tmp_path):
+    assert folder.start(_config(), str(tmp_path))
+    assert folder.start(_config(), str(tmp_path))
+
+
+def test_complete_folder_has_nothing_to_do(tmp_path):
+    folder.start(_config(), str(tmp_path))
+    folder.finish(str(tmp_path), {"loss": 1.0})
+    assert not folder.start(_config(), str(tmp_path))
+    assert folder.summary(str(tmp_path)) == {"loss": 1.0}
+
+
+def test_folder_of_another_config_is_refused_naming_the_fields(tmp_path):
+    folder.start(_config(), str(tmp_path))
+    with pytest.raises(ValueError, match=r"config\.model\.width: 1 -> 2"):
+        folder.start(_config(width=2), str(tmp_path))
+
+
+def test_compare_names_added_and_removed_fields():
+    lines = folder.compare({"a": 1, "b": {"c": 2}}, {"b": {"c": 3}, "d": 4})
+    assert lines == [
+        "config.a: 1 -> (none)",
+        "config.b.c: 2 -> 3",
+        "config.d: (none) -> 4",
+    ]
+
+
+def test_nearest_name_is_suggested():
+    assert "did you mean 'vqgan'?" in folder.nearest("vqgam", ["clip", "vqgan"])
