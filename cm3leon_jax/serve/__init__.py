@@ -1,4 +1,0 @@
-"""The page to try a model on.
-
-May import: floors 0 to 6.
-"""
