@@ -1,0 +1,201 @@
+"""Laws of the engine, with random weights."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cm3leon_jax.decoding import engine, grammar, prompts, sampling, scoring
+from cm3leon_jax.decoding.prompts import Request
+from cm3leon_jax.decoding.sampling import Sampling
+
+SHAPES = engine.Shapes(rows=(8,), prompt_lengths=(32,), steps=(24,), num_pieces=(12,))
+
+
+def _prompt(vocab, seed, length):
+    rng = np.random.default_rng(seed)
+    return np.concatenate([[vocab.EOS], rng.integers(4, vocab.size, length - 1)])
+
+
+def _random_plan(vocab, rng):
+    """A few pieces of every sort, as interleaved documents and infills have them."""
+    plan = []
+    for _ in range(rng.integers(1, 4)):
+        kind = rng.integers(4)
+        if kind == 0:
+            plan.append(grammar.codes(int(rng.integers(1, 6)), vocab))
+        elif kind == 1:
+            stop = vocab.break_id if rng.integers(2) else vocab.end_of_infill_id
+            plan.append(grammar.text(int(rng.integers(1, 6)), 20, stop))
+        elif kind == 2:
+            plan.append(grammar.mark(vocab.sentinel_id(int(rng.integers(8)))))
+        else:
+            plan.append(grammar.text(1, 20, vocab.EOS))
+    return tuple(plan)
+
+
+def test_random_weights_never_write_an_ill_formed_answer(model, vocab):
+    """Thousands of steps over random plans and settings, all streams and filters."""
+    rng = np.random.default_rng(0)
+    settings = [
+        (1, Sampling()),
+        (1, Sampling(temperature=3.0, top_k=3, top_p=0.9)),
+        (2, Sampling(guidance=4.0, temperature=2.0)),
+        (2, Sampling(contrast_k=2, contrast_alpha=0.3, amateur_temperature=0.7)),
+        (3, Sampling(guidance=7.5, image_guidance=1.5)),
+    ]
+    requests = []
+    for number in range(480):
+        streams, how = settings[number % len(settings)]
+        ids = [_prompt(vocab, number + s, 2 + number % 30) for s in range(streams)]
+        plan = _random_plan(vocab, rng)
+        requests.append(Request(tuple(ids), plan, number, how))
+    answers = engine.generate(
+        model, requests, vocab, dataclasses.replace(SHAPES, rows=(96,))
+    )
+    assert sum(map(len, answers)) > 2_000
+    for request, answer in zip(requests, answers, strict=True):
+        grammar.split(request.plan, answer)  # raises unless well formed
+
+
+@pytest.mark.parametrize("length", [2, 7, 20])
+def test_cached_guided_decoding_equals_the_full_forward_pass(model, vocab, length):
+    """Greedy, guided, left padded beside a longer row; re-scored without a cache."""
+    how = Sampling(temperature=0.0, guidance=3.0)
+    streams = (_prompt(vocab, 1, length), prompts.unconditional(vocab))
+    other = (_prompt(vocab, 2, 31), prompts.unconditional(vocab))
+    plan = (grammar.picture(vocab),)
+    answer, _ = engine.generate(
+        model,
+        [Request(streams, plan, 0, how), Request(other, plan, 1, how)],
+        vocab,
+        SHAPES,
+    )
+    logits = []
+    for stream in streams:
+        ids = np.concatenate([stream, answer])[None].astype(np.int32)
+        positions = jnp.arange(ids.shape[1])[None]
+        x_BLD = model(jnp.asarray(ids), positions, jnp.ones_like(ids))
+        start = vocab.image_start
+        every = model.head(x_BLD, start, vocab.image_size)[0]
+        logits.append(every[len(stream) - 1 : -1])
+    guided = logits[1] + 3.0 * (logits[0] - logits[1])
+    np.testing.assert_array_equal(answer, vocab.image_start + guided.argmax(axis=-1))
+
+
+def test_extend_with_left_padding_equals_the_full_forward_pass(model, vocab):
+    prompt = _prompt(vocab, 3, 9).astype(np.int32)
+    padded = np.concatenate([[vocab.PAD] * 5, prompt]).astype(np.int32)
+    positions = np.maximum(np.arange(14) - 5, 0)[None]
+    cache = model.init_cache(1, 14)
+    valid = (np.arange(14) >= 5)[None]
+    _, cache = model.extend(padded[None, :-1], positions[:, :-1], cache, valid[:, :-1])
+    last_BLD, _ = model.extend(padded[None, -1:], positions[:, -1:], cache)
+    full_BLD = model(prompt[None], np.arange(9)[None], np.ones((1, 9), np.int32))
+    np.testing.assert_allclose(last_BLD[0, 0], full_BLD[0, -1], rtol=1e-5, atol=1e-5)
+
+
+def _requests(vocab, seeds, how=Sampling(), length=9):  # noqa: B008 - frozen
+    """Draws, texts and regions in turn, one prompt and seed each."""
+    plans = [
+        (grammar.picture(vocab),),
+        (grammar.text(12, 20, vocab.end_of_infill_id),),
+        (
+            grammar.codes(2, vocab),
+            grammar.mark(vocab.break_id),
+            grammar.codes(3, vocab),
+        ),
+    ]
+    streams = 1 + how.is_guided
+    return [
+        Request(
+            tuple(_prompt(vocab, seed + s, length + seed % 5) for s in range(streams)),
+            plans[seed % 3],
+            seed,
+            how,
+        )
+        for seed in seeds
+    ]
+
+
+def test_answers_do_not_depend_on_batch_neighbours(model, vocab):
+    requests = _requests(vocab, range(8))
+    together = engine.generate(model, requests, vocab, SHAPES)
+    for index in (0, 1, 2, 7):
+        strangers = _requests(vocab, range(100 + index, 103 + index))
+        mixed = [*strangers, requests[index]]
+        answer = engine.generate(model, mixed, vocab, SHAPES)[-1]
+        np.testing.assert_array_equal(answer, together[index])
+
+
+def test_answers_depend_on_the_seed(model, vocab):
+    request = _requests(vocab, [0])[0]
+    others = [dataclasses.replace(request, seed=seed) for seed in range(8)]
+    answers = engine.generate(model, others, vocab, SHAPES)
+    assert len({answer.tobytes() for answer in answers}) == 8
+
+
+def test_greedy_does_not_depend_on_the_seed(model, vocab):
+    request = _requests(vocab, [1], Sampling(temperature=0.0))[0]
+    others = [dataclasses.replace(request, seed=seed) for seed in range(8)]
+    answers = engine.generate(model, others, vocab, SHAPES)
+    assert len({answer.tobytes() for answer in answers}) == 1
+
+
+def test_top_p_of_one_is_plain_and_guidance_of_one_is_conditional(model, vocab):
+    plain = engine.generate(model, _requests(vocab, range(6)), vocab, SHAPES)
+    filtered = _requests(vocab, range(6), Sampling(top_k=vocab.size))  # sorts, keeps
+    for expected, got in zip(
+        plain, engine.generate(model, filtered, vocab, SHAPES), strict=True
+    ):
+        np.testing.assert_array_equal(got, expected)
+    for request, expected in zip(_requests(vocab, range(3)), plain, strict=False):
+        # Three streams whose two scales are near 1: guided, yet the conditional.
+        near = Sampling(guidance=1.0, image_guidance=1.0 + 1e-7)
+        neither = prompts.unconditional(vocab)
+        streams = (request.streams[0], neither, neither)
+        steered = dataclasses.replace(request, streams=streams, sampling=near)
+        got = engine.generate(model, [steered], vocab, SHAPES)[0]
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_another_length_in_the_bucket_does_not_compile_again(model, vocab):
+    engine.generate(model, _requests(vocab, [0], length=9), vocab, SHAPES)
+    before = engine._decode._cache_size()
+    how = Sampling(temperature=0.7)
+    engine.generate(model, _requests(vocab, [1, 2], how, length=14), vocab, SHAPES)
+    assert engine._decode._cache_size() == before
+
+
+def test_scores_equal_the_full_forward_pass(model, vocab):
+    prompt, continuation = _prompt(vocab, 4, 6), _prompt(vocab, 5, 5)
+    short = scoring.scores(
+        model, [prompt, prompt[:2]], [continuation, continuation[:1]], SHAPES
+    )
+    ids = np.concatenate([prompt, continuation]).astype(np.int32)[None]
+    x_BLD = model(ids, np.arange(11)[None], np.ones_like(ids))
+    logits = np.asarray(model.head(x_BLD))[0]
+    log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    expected = log_probs[np.arange(5, 10), continuation]
+    np.testing.assert_allclose(short[0], expected, rtol=1e-5, atol=1e-5)
+    assert len(short[1]) == 1
+
+
+def test_a_prompt_without_room_is_refused(model, vocab):
+    long = Request((_prompt(vocab, 0, 90),), (grammar.picture(vocab),))
+    with pytest.raises(ValueError, match="99 ids.*96 positions.*shorten"):
+        engine.generate(model, [long], vocab, engine.DEFAULT_SHAPES)
+
+
+def test_contrast_with_guidance_is_refused():
+    with pytest.raises(ValueError, match="contrast_k=4 and guidance=3.0"):
+        Sampling(contrast_k=4, guidance=3.0)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"top_p": 0.0}, {"top_k": -1}, {"temperature": -1.0}]
+)
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        sampling.Sampling(**wrong)
