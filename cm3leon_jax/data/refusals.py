@@ -1,0 +1,93 @@
+"""What is not taken from people's data, and why: reason codes, one line each, counted.
+
+A refusal is never silent: accepted + refused = total, printed at the end of a job and
+kept beside its output as `refusals.json`.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import enum
+from typing import Any
+
+
+class Reason(enum.StrEnum):
+    """Why something was refused; the values are written to disk."""
+
+    UNREADABLE = "unreadable"  # no picture, or a damaged one
+    TOO_MANY_BYTES = "too-many-bytes"
+    TOO_MANY_PIXELS = "too-many-pixels"
+    TOO_SMALL = "too-small"
+    TOO_ELONGATED = "too-elongated"
+    MODE = "mode"  # a pixel format without a rule
+    MISSING = "missing"
+    OUTSIDE = "outside-folder"
+    EMPTY_CAPTION = "empty-caption"
+    LONG_CAPTION = "long-caption"
+    NOT_UTF8 = "not-utf8"
+    MALFORMED = "malformed"  # a row that is no JSON object, a column of another type
+    TOO_LONG = "too-long"  # a document that no training row holds
+
+
+class RefusedError(ValueError):
+    """One thing is refused; the rest goes on.
+
+    Attributes:
+      reason: The code.
+      detail: What was found and what to do, in a few words.
+    """
+
+    def __init__(self, reason: Reason, detail: str):
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclasses.dataclass
+class Refusals:
+    """Counts what was accepted and keeps a line for what was not.
+
+    Attributes:
+      accepted: How many were taken.
+      lines: `name: reason: detail` of the first `max_lines` refused.
+      max_lines: Lines kept; all are counted.
+    """
+
+    accepted: int = 0
+    lines: list[str] = dataclasses.field(default_factory=list)
+    max_lines: int = 1000
+    _by_reason: collections.Counter = dataclasses.field(
+        default_factory=collections.Counter
+    )
+
+    def refuse(self, name: str, error: RefusedError) -> None:
+        """Counts a refusal."""
+        self._by_reason[str(error.reason)] += 1
+        if len(self.lines) < self.max_lines:
+            self.lines.append(f"{name}: {error}")
+
+    @property
+    def refused(self) -> int:
+        """How many were not taken."""
+        return sum(self._by_reason.values())
+
+    @property
+    def total(self) -> int:
+        """All that was looked at."""
+        return self.accepted + self.refused
+
+    def to_json(self) -> dict[str, Any]:
+        """Counts and lines, for `refusals.json`."""
+        return {
+            "accepted": self.accepted,
+            "refused": self.refused,
+            "total": self.total,
+            "by_reason": dict(sorted(self._by_reason.items())),
+            "lines": list(self.lines),
+        }
+
+    def __str__(self) -> str:
+        reasons = ", ".join(f"{n} {why}" for why, n in self._by_reason.most_common())
+        tail = f" ({reasons})" if reasons else ""
+        return f"{self.accepted} accepted + {self.refused} refused{tail} = {self.total}"

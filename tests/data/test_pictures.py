@@ -1,0 +1,139 @@
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cm3leon_jax.data import pictures
+from cm3leon_jax.data.pictures import PictureConfig
+from cm3leon_jax.data.refusals import Reason, RefusedError
+
+CONFIG = PictureConfig(image_size=16, max_pixels=1_000_000)
+
+
+def _save(path, picture, **options):
+    picture.save(path, **options)
+    return path
+
+
+def _load_reason(path, config=CONFIG):
+    with pytest.raises(RefusedError) as caught:
+        pictures.load(path, config)
+    return caught.value.reason
+
+
+def _chunk(kind, body):
+    checked = kind + body
+    return (
+        struct.pack(">I", len(body)) + checked + struct.pack(">I", zlib.crc32(checked))
+    )
+
+
+def _png(width, height, *chunks):
+    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    data = _chunk(b"IDAT", zlib.compress(bytes(100)))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + data
+
+
+def test_a_picture_of_the_right_size_is_left_as_it_is(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    path = _save(tmp_path / "a.png", Image.fromarray(pixels))
+    np.testing.assert_array_equal(pictures.load(path, CONFIG), pixels)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected"),
+    [
+        ("RGB", (10, 20, 30), (10, 20, 30)),
+        ("L", 77, (77, 77, 77)),
+        ("1", 1, (255, 255, 255)),
+        ("LA", (0, 0), (255, 255, 255)),
+        ("RGBA", (200, 0, 0, 0), (255, 255, 255)),
+        ("I;16", 257 * 100, (100, 100, 100)),
+    ],
+)
+def test_every_mode_becomes_rgb_by_the_rule(tmp_path, mode, colour, expected):
+    path = _save(tmp_path / "a.png", Image.new(mode, (24, 20), colour))
+    pixels = pictures.load(path, CONFIG)
+    assert pixels.shape == (16, 16, 3) and pixels.dtype == np.uint8
+    np.testing.assert_array_equal(np.unique(pixels.reshape(-1, 3), axis=0), [expected])
+
+
+def test_palette_with_transparency_is_laid_on_white(tmp_path):
+    picture = Image.new("P", (20, 20), 0)
+    picture.putpalette([255, 0, 0] * 256)
+    path = _save(tmp_path / "a.png", picture, transparency=0)
+    assert (pictures.load(path, CONFIG) == 255).all()
+
+
+def test_cmyk_and_animations_are_read(tmp_path):
+    path = _save(tmp_path / "a.jpg", Image.new("CMYK", (40, 40), (0, 0, 0, 255)))
+    assert pictures.load(path, CONFIG).max() < 20
+    frames = [Image.new("RGB", (20, 20), name) for name in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(
+        pictures.load(tmp_path / "a.gif", CONFIG)[0, 0], [255, 0, 0]
+    )
+
+
+def test_the_middle_is_cut_out_and_exif_turns(tmp_path):
+    pixels = np.zeros((16, 48, 3), np.uint8)
+    pixels[:, 16:32] = 255
+    path = _save(tmp_path / "wide.png", Image.fromarray(pixels))
+    assert (pictures.load(path, CONFIG) == 255).all()
+    turned = Image.fromarray(np.repeat(pixels[:, :32], 2, axis=0))  # 32 x 32
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the stored left is the top when shown
+    path = _save(tmp_path / "turned.jpg", turned, exif=exif, quality=95)
+    shown = pictures.load(path, CONFIG)
+    assert shown[:6].max() < 60 and shown[10:].min() > 200
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_truncated_files_are_refused(tmp_path, suffix):
+    noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8)
+    path = _save(tmp_path / f"a.{suffix}", Image.fromarray(noise))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert _load_reason(path) == Reason.UNREADABLE
+
+
+@pytest.mark.parametrize("content", [b"", b"a text named .jpg", b"\xff\xd8\xff" * 9])
+def test_files_that_are_no_pictures_are_refused(tmp_path, content):
+    (tmp_path / "a.jpg").write_bytes(content)
+    assert _load_reason(tmp_path / "a.jpg") == Reason.UNREADABLE
+
+
+@pytest.mark.parametrize("side", [5000, 100_000])
+def test_a_bomb_is_refused_by_its_header(tmp_path, side):
+    (tmp_path / "a.png").write_bytes(_png(side, side))
+    assert _load_reason(tmp_path / "a.png") in (
+        Reason.TOO_MANY_PIXELS,
+        Reason.UNREADABLE,  # Pillow's own limit comes first for the largest
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "reason"),
+    [
+        ((1, 300), Reason.TOO_SMALL),
+        ((300, 1), Reason.TOO_SMALL),
+        ((900, 10), Reason.TOO_ELONGATED),
+    ],
+)
+def test_shapes_beyond_the_rule_are_refused(tmp_path, size, reason):
+    assert _load_reason(_save(tmp_path / "a.png", Image.new("RGB", size))) == reason
+
+
+def test_float_pixels_large_files_and_missing_files_are_refused(tmp_path):
+    path = _save(tmp_path / "a.tif", Image.new("F", (20, 20), 0.5))
+    assert _load_reason(path) == Reason.MODE
+    small = PictureConfig(image_size=16, max_bytes=10)
+    assert _load_reason(path, small) == Reason.TOO_MANY_BYTES
+    assert _load_reason(tmp_path / "none.png") == Reason.MISSING
+
+
+def test_a_huge_text_chunk_is_refused(tmp_path):
+    text = _chunk(b"zTXt", b"key\0\0" + zlib.compress(bytes(80_000_000)))
+    (tmp_path / "a.png").write_bytes(_png(16, 16, text))
+    assert _load_reason(tmp_path / "a.png") == Reason.UNREADABLE
