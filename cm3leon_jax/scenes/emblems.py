@@ -92,6 +92,14 @@ def scenes(world: WorldConfig, split: str) -> tuple[Scene, ...]:
     )
 
 
+@functools.lru_cache(maxsize=8)
+def shuffled_scenes(world: WorldConfig, split: str, seed: int) -> tuple[Scene, ...]:
+    """The pictures of `scenes` in an order that a seed decides."""
+    pictures = list(scenes(world, split))
+    random.Random(f"emblem order/{seed}/{split}").shuffle(pictures)
+    return tuple(pictures)
+
+
 def by_name(world: WorldConfig) -> dict[str, Emblem]:
     """Every emblem under its name."""
     return {emblem.name: emblem for emblem in all_emblems(world)}

@@ -41,7 +41,7 @@ def caption(scene: Scene, world: WorldConfig) -> str:
     if scene.sign is not None:
         row = worlds.ROW_NAMES[world.grid_size][scene.sign.row]
         parts.append(f"a sign that says {scene.sign.text} at the {row}")
-    return listed(parts) + _ground(scene.background, world)
+    return listed(parts) + ground(scene.background, world)
 
 
 def long_caption(scene: Scene, world: WorldConfig) -> str:
@@ -110,7 +110,7 @@ def parse_caption(text: str, world: WorldConfig) -> Scene | None:
     found = _EMBLEM.match(text)
     if found:
         return _parse_emblem(*found.groups(), world)
-    background, text = _split_ground(text, world)
+    background, text = split_ground(text, world)
     things, sign = [], None
     for part in re.split(r", | and ", text):
         as_sign, as_thing = _SIGN.match(part), _THING.match(part)
@@ -166,7 +166,7 @@ def has_one_background(world: WorldConfig) -> bool:
     return world.backgrounds == ("plain",) and len(world.background_colours) == 1
 
 
-def _ground(background: Background, world: WorldConfig) -> str:
+def ground(background: Background, world: WorldConfig) -> str:
     """The end of a caption that names the background."""
     if has_one_background(world):
         return ""
@@ -178,7 +178,7 @@ def _ground(background: Background, world: WorldConfig) -> str:
     return f" on {first}"
 
 
-def _split_ground(text: str, world: WorldConfig) -> tuple[Background | None, str]:
+def split_ground(text: str, world: WorldConfig) -> tuple[Background | None, str]:
     """The background that a caption names, and the caption without it."""
     if has_one_background(world):
         return Background("plain", world.background_colours), text

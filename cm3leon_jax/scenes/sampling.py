@@ -123,7 +123,9 @@ def _any_scene(world: WorldConfig, rng: random.Random) -> Scene:
         sign = Sign(sign_text(world, rng), row)
     scene = Scene(background(world, rng), sign=sign)
     places = free_places(scene, world)
-    count = rng.randint(world.min_objects, world.max_objects)
+    # Fuller scenes more often: there are so few scenes of one object that they repeat.
+    counts = range(world.min_objects, world.max_objects + 1)
+    count = rng.choices(counts, weights=counts)[0]
     chosen = rng.sample(places, min(count, len(places)))
     return worlds.with_things(scene, [thing(world, place, rng) for place in chosen])
 
