@@ -26,8 +26,8 @@ import numpy as np
 
 from cm3leon_jax.decoding import grammar
 from cm3leon_jax.decoding.sampling import PLAIN, Sampling
+from cm3leon_jax.documents import cm3, example
 from cm3leon_jax.documents import document as documents
-from cm3leon_jax.documents import example
 from cm3leon_jax.documents.document import Document, Modality, Segment
 from cm3leon_jax.vocab import Vocab
 
@@ -112,20 +112,18 @@ def masked(
     Raises:
       ValueError: If there is no span, or spans overlap.
     """
+    if not spans:
+        raise ValueError("nothing is masked; name at least one span to fill in")
+    ends = [0, *(end for _, end in spans)]
+    for before, (start, end) in zip(ends, spans, strict=False):
+        if not before <= start <= end:
+            raise ValueError(f"spans must ascend without overlap, got {list(spans)}")
     joined = documents.join([*retrieved, document], vocab)
     offset = len(joined) - 1 - len(documents.to_ids(document, vocab))
-    pieces, at = [], 0
-    for index, (start, end) in enumerate(spans):
-        if start + offset < at or end < start:
-            raise ValueError(f"spans must ascend without overlap, got {list(spans)}")
-        pieces.append(joined[at : offset + start])
-        pieces.append(np.array([vocab.sentinel_id(index)], np.int32))
-        at = offset + end
-    if not pieces:
-        raise ValueError("nothing is masked; name at least one span to fill in")
-    return np.concatenate([*pieces, joined[at:], [vocab.sentinel_id(0)]]).astype(
-        np.int32
-    )
+    spans_S2 = np.array(spans, np.int32) + offset
+    moved = cm3.rewrite(joined, spans_S2, vocab)
+    hidden = int((spans_S2[:, 1] - spans_S2[:, 0]).sum())
+    return moved[: len(joined) - hidden + len(spans) + 1]
 
 
 def unconditional(vocab: Vocab, retrieved: Sequence[Document] = ()) -> np.ndarray:
