@@ -6,9 +6,27 @@ handed to the model as a function of the same signature as `attend_packed`.
 Letters: B rows, L queries, M keys, H heads, K width per head, 1 broadcast.
 """
 
+from typing import NamedTuple
+
 import chex
 import jax
 import jax.numpy as jnp
+
+
+class KVCache(NamedTuple):
+    """Keys and values of the tokens seen so far, one pair of arrays a layer.
+
+    Attributes:
+      k_BHMK: num_layers x float[B, H, M, K], keys.
+      v_BHMK: num_layers x float[B, H, M, K], values.
+      valid_BM: bool[B, M], False for slots not yet written and for left padding.
+      length: int32[], slots written; the same for every row (pad on the left).
+    """
+
+    k_BHMK: tuple[jax.Array, ...]
+    v_BHMK: tuple[jax.Array, ...]
+    valid_BM: jax.Array
+    length: jax.Array
 
 
 def packed_causal_mask(segment_ids_BL: jax.Array) -> jax.Array:
@@ -101,6 +119,18 @@ def attend_cached(
     scores_BHLM *= q_BLHK.shape[-1] ** -0.5
     weights_BHLM = _masked_softmax(scores_BHLM, mask_B1LM).astype(v_BHMK.dtype)
     return jnp.einsum("bhlm,bhmk->blhk", weights_BHLM, v_BHMK)
+
+
+def write(cache_BHMK: jax.Array, new_BLHK: jax.Array, start: jax.Array) -> jax.Array:
+    """Returns the cached keys or values with slots [start, start + L) written.
+
+    Args:
+      cache_BHMK: float[B, H, M, K], one array of a `KVCache`; donate it.
+      new_BLHK: float[B, L, H, K], of the new tokens.
+      start: int32[], first slot; start + L must not exceed M.
+    """
+    new_BHLK = new_BLHK.transpose(0, 2, 1, 3).astype(cache_BHMK.dtype)
+    return jax.lax.dynamic_update_slice(cache_BHMK, new_BHLK, (0, 0, start, 0))
 
 
 def _masked_softmax(scores_BHLM: jax.Array, mask_B1LM: jax.Array) -> jax.Array:

@@ -16,7 +16,6 @@ their first place), 3 = query, key, value.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import chex
 import jax
@@ -24,6 +23,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cm3leon_jax.models import attention as attention_lib
+from cm3leon_jax.models import layers
 
 # Logical axes of every parameter, by the name of its attribute; a stacked array
 # has "layers" in front.
@@ -37,13 +37,6 @@ LOGICAL_AXES = {
     "k_scale_K": ("head_dim",),
     "up_DF": ("embed", "mlp"),
     "down_FD": ("mlp", "embed"),
-}
-
-ACTIVATIONS = {
-    "relu": jax.nn.relu,  # metaseq's default and the assumption for CM3Leon
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
-    "silu": jax.nn.silu,
 }
 
 REMAT_POLICIES = {
@@ -74,7 +67,7 @@ class TransformerConfig:
       mlp_dim: inner width of the MLP (4 x model_dim in the paper).
       vocab_size: ids of the joint vocabulary.
       max_length: number of learned positions.
-      activation: one of `ACTIVATIONS`.
+      activation: one of `layers.ACTIVATIONS`.
       tie_embeddings: whether the head is the token embedding.
       qk_norm: whether queries and keys are normalised per head, with a learned
         scale (Chameleon, arXiv:2405.09818, section 2.3; not in CM3Leon).
@@ -112,26 +105,10 @@ class TransformerConfig:
         for name in ("num_layers", "num_heads", "model_dim", "head_dim", "mlp_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        _check_name("activation", self.activation, ACTIVATIONS)
+        _check_name("activation", self.activation, layers.ACTIVATIONS)
         _check_name("remat", self.remat, REMAT_POLICIES)
         for name in ("dtype", "param_dtype"):
             _check_name(name, getattr(self, name), ("float32", "bfloat16"))
-
-
-class KVCache(NamedTuple):
-    """Keys and values of the tokens seen so far, one pair of arrays a layer.
-
-    Attributes:
-      k_BHMK: num_layers x float[B, H, M, K], keys.
-      v_BHMK: num_layers x float[B, H, M, K], values.
-      valid_BM: bool[B, M], False for slots not yet written and for left padding.
-      length: int32[], slots written; the same for every row (pad on the left).
-    """
-
-    k_BHMK: tuple[jax.Array, ...]
-    v_BHMK: tuple[jax.Array, ...]
-    valid_BM: jax.Array
-    length: jax.Array
 
 
 class Block(nnx.Module):
@@ -190,22 +167,21 @@ class Block(nnx.Module):
           `(x_BLD, k_BHMK, v_BHMK)`.
         """
         q_BLHK, new_k_BLHK, new_v_BLHK = self._qkv(x_BLD)
-        k_BHMK = _write(k_BHMK, new_k_BLHK, start)
-        v_BHMK = _write(v_BHMK, new_v_BLHK, start)
+        k_BHMK = attention_lib.write(k_BHMK, new_k_BLHK, start)
+        v_BHMK = attention_lib.write(v_BHMK, new_v_BLHK, start)
         mixed_BLHK = attention_lib.attend_cached(q_BLHK, k_BHMK, v_BHMK, mask_B1LM)
         x_BLD = x_BLD + self._out(mixed_BLHK.astype(x_BLD.dtype))
         return x_BLD + self._mlp(x_BLD), k_BHMK, v_BHMK
 
     def _qkv(self, x_BLD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         c = self.config
-        x_BLD = layer_norm(x_BLD, c.layer_norm_epsilon)
+        x_BLD = layers.layer_norm(x_BLD, c.layer_norm_epsilon)
         qkv_D3HK = self.qkv_D3HK[...].astype(c.dtype)
         qkv_BL3HK = jnp.einsum("bld,dshk->blshk", x_BLD, qkv_D3HK)
         q_BLHK, k_BLHK, v_BLHK = (qkv_BL3HK[:, :, i] for i in range(3))
         if c.qk_norm:
-            scale = functools.partial(_scaled_norm, epsilon=c.layer_norm_epsilon)
-            q_BLHK = scale(q_BLHK, self.q_scale_K[...])
-            k_BLHK = scale(k_BLHK, self.k_scale_K[...])
+            q_BLHK = _scaled_norm(q_BLHK, self.q_scale_K, c)
+            k_BLHK = _scaled_norm(k_BLHK, self.k_scale_K, c)
         return q_BLHK, k_BLHK, v_BLHK
 
     def _out(self, mixed_BLHK: jax.Array) -> jax.Array:
@@ -214,9 +190,9 @@ class Block(nnx.Module):
 
     def _mlp(self, x_BLD: jax.Array) -> jax.Array:
         c = self.config
-        x_BLD = layer_norm(x_BLD, c.layer_norm_epsilon)
+        x_BLD = layers.layer_norm(x_BLD, c.layer_norm_epsilon)
         h_BLF = jnp.einsum("bld,df->blf", x_BLD, self.up_DF[...].astype(c.dtype))
-        h_BLF = ACTIVATIONS[c.activation](h_BLF)
+        h_BLF = layers.ACTIVATIONS[c.activation](h_BLF)
         return jnp.einsum("blf,fd->bld", h_BLF, self.down_FD[...].astype(c.dtype))
 
 
@@ -275,7 +251,7 @@ class Transformer(nnx.Module):
         else:
             for block in _layers(self):
                 x_BLD, _ = layer(x_BLD, block)
-        return layer_norm(x_BLD, self.config.layer_norm_epsilon)
+        return layers.layer_norm(x_BLD, self.config.layer_norm_epsilon)
 
     def head(
         self, x_BLD: jax.Array, start: int = 0, size: int | None = None
@@ -304,7 +280,9 @@ class Transformer(nnx.Module):
         tied = self.config.tie_embeddings
         return (self.token_embedding_VD if tied else self.head_VD)[...]
 
-    def init_cache(self, batch: int, length: int, dtype: str | None = None) -> KVCache:
+    def init_cache(
+        self, batch: int, length: int, dtype: str | None = None
+    ) -> attention_lib.KVCache:
         """Returns an empty cache.
 
         Args:
@@ -324,15 +302,15 @@ class Transformer(nnx.Module):
         ]
         k_BHMK, v_BHMK = zip(*pairs, strict=True)
         valid_BM = jnp.zeros((batch, length), bool)
-        return KVCache(k_BHMK, v_BHMK, valid_BM, jnp.zeros((), jnp.int32))
+        return attention_lib.KVCache(k_BHMK, v_BHMK, valid_BM, jnp.zeros((), jnp.int32))
 
     def extend(
         self,
         tokens_BL: jax.Array,
         positions_BL: jax.Array,
-        cache: KVCache,
+        cache: attention_lib.KVCache,
         valid_BL: jax.Array | None = None,
-    ) -> tuple[jax.Array, KVCache]:
+    ) -> tuple[jax.Array, attention_lib.KVCache]:
         """Runs L more tokens: a prompt at once, or one step of decoding.
 
         Row b's token l takes slot `cache.length + l` and sees the valid slots up
@@ -361,39 +339,23 @@ class Transformer(nnx.Module):
 
         x_BLD = self._embed(tokens_BL, positions_BL)
         keys, values = [], []
-        layers = zip(_layers(self), cache.k_BHMK, cache.v_BHMK, strict=True)
-        for block, k_BHMK, v_BHMK in layers:
+        per_layer = zip(_layers(self), cache.k_BHMK, cache.v_BHMK, strict=True)
+        for block, k_BHMK, v_BHMK in per_layer:
             x_BLD, k_BHMK, v_BHMK = block.extend(
                 x_BLD, k_BHMK, v_BHMK, mask_B1LM, start
             )
             keys.append(k_BHMK)
             values.append(v_BHMK)
-        x_BLD = layer_norm(x_BLD, self.config.layer_norm_epsilon)
-        cache = KVCache(tuple(keys), tuple(values), valid_BM, start + length)
+        x_BLD = layers.layer_norm(x_BLD, self.config.layer_norm_epsilon)
+        cache = attention_lib.KVCache(
+            tuple(keys), tuple(values), valid_BM, start + length
+        )
         return x_BLD, cache
 
     def _embed(self, tokens_BL: jax.Array, positions_BL: jax.Array) -> jax.Array:
         token_BLD = self.token_embedding_VD[...].astype(self.config.dtype)[tokens_BL]
         table_LD = self.position_embedding_LD[...].astype(self.config.dtype)
         return token_BLD + table_LD[positions_BL]
-
-
-def layer_norm(x: jax.Array, epsilon: float) -> jax.Array:
-    """Returns `x` with mean 0 and variance 1 in its last dimension, in float32.
-
-    No learned scale or shift (CM3Leon, arXiv:2309.02591, section 2).
-
-    Args:
-      x: float[..., D].
-      epsilon: added to the variance.
-
-    Returns:
-      float[..., D], in the dtype of `x`.
-    """
-    x32 = x.astype(jnp.float32)
-    centred = x32 - x32.mean(-1, keepdims=True)
-    variance = jnp.square(centred).mean(-1, keepdims=True)
-    return (centred * jax.lax.rsqrt(variance + epsilon)).astype(x.dtype)
 
 
 def unstack(model: Transformer) -> Transformer:
@@ -413,14 +375,11 @@ def _layers(model: Transformer) -> list[Block]:
     return [layer(i) for i in range(model.config.num_layers)]
 
 
-def _write(cache_BHMK: jax.Array, new_BLHK: jax.Array, start: jax.Array) -> jax.Array:
-    new_BHLK = new_BLHK.transpose(0, 2, 1, 3).astype(cache_BHMK.dtype)
-    return jax.lax.dynamic_update_slice(cache_BHMK, new_BHLK, (0, 0, start, 0))
-
-
-def _scaled_norm(x_BLHK: jax.Array, scale_K: jax.Array, epsilon: float) -> jax.Array:
-    scale_111K = scale_K.astype(x_BLHK.dtype)[None, None, None]
-    return layer_norm(x_BLHK, epsilon) * scale_111K
+def _scaled_norm(
+    x_BLHK: jax.Array, scale_K: nnx.Param, config: TransformerConfig
+) -> jax.Array:
+    scale_111K = scale_K[...].astype(x_BLHK.dtype)[None, None, None]
+    return layers.layer_norm(x_BLHK, config.layer_norm_epsilon) * scale_111K
 
 
 def _initializer(config: TransformerConfig, std: float) -> Callable[..., jax.Array]:
