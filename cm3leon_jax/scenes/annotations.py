@@ -109,8 +109,11 @@ def _edge_mask(picture: np.ndarray) -> np.ndarray:
     """bool[Y, X]."""
     values = picture.astype(np.int16)
     lines = np.zeros(picture.shape[:2], bool)
-    lines[1:] |= (np.abs(np.diff(values, axis=0)) > _EDGE_THRESHOLD).any(axis=2)
-    lines[:, 1:] |= (np.abs(np.diff(values, axis=1)) > _EDGE_THRESHOLD).any(axis=2)
+    below = np.abs(values[1:] - values[:-1]) > _EDGE_THRESHOLD
+    right = np.abs(values[:, 1:] - values[:, :-1]) > _EDGE_THRESHOLD
+    for channel in range(values.shape[2]):  # far faster than `any` over a short axis
+        lines[1:] |= below[:, :, channel]
+        lines[:, 1:] |= right[:, :, channel]
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Letters and digits on signs: a 5 x 7 dot font, drawn at any size, and read back.
+"""Letters and digits on signs: a 5 x 7 dot font, drawn at any size.
 
 Each glyph is seven rows of five dots, written as seven numbers of five bits.
 """
@@ -60,7 +60,7 @@ def line(text: str, height: int, width: int) -> np.ndarray:
     """A line of text, centred in a box, anti-aliased.
 
     Args:
-      text: Up to `MAX_LETTERS` capital letters and digits.
+      text: Up to `MAX_LETTERS` capital letters, digits and spaces.
       height: Pixels of the box.
       width: Pixels of the box; a dot is as large as a line of `MAX_LETTERS` allows.
 
@@ -70,21 +70,18 @@ def line(text: str, height: int, width: int) -> np.ndarray:
     Raises:
       ValueError: If the text is empty, too long, or has another character.
     """
-    unknown = sorted({*text} - {*LETTERS})
+    unknown = sorted({*text} - {*LETTERS, " "})
     if unknown or not 1 <= len(text) <= MAX_LETTERS:
         raise ValueError(
             f"sign text {text!r} must be 1 to {MAX_LETTERS} characters of {LETTERS}"
         )
     dots = np.zeros((ROWS, ADVANCE * len(text) - 1), np.uint8)
     for index, letter in enumerate(text):
-        dots[:, ADVANCE * index : ADVANCE * index + COLUMNS] = _dots(letter)
-    size = dot_size(height, width)
+        if letter != " ":
+            dots[:, ADVANCE * index : ADVANCE * index + COLUMNS] = _dots(letter)
+    size = _dot_size(height, width) * _SUPERSAMPLE
     large = Image.fromarray(dots * 255).resize(
-        (
-            round(dots.shape[1] * size * _SUPERSAMPLE),
-            round(ROWS * size * _SUPERSAMPLE),
-        ),
-        Image.Resampling.NEAREST,
+        (round(dots.shape[1] * size), round(ROWS * size)), Image.Resampling.NEAREST
     )
     canvas = Image.new("L", (width * _SUPERSAMPLE, height * _SUPERSAMPLE))
     canvas.paste(
@@ -93,7 +90,7 @@ def line(text: str, height: int, width: int) -> np.ndarray:
     return np.asarray(canvas.reduce(_SUPERSAMPLE), np.float32) / 255
 
 
-def dot_size(height: int, width: int) -> float:
+def _dot_size(height: int, width: int) -> float:
     """Pixels of one dot, so that the longest line fits into the box."""
     return min(width / (ADVANCE * MAX_LETTERS - 1), height / ROWS)
 
