@@ -108,6 +108,11 @@ def generate(
     return answers
 
 
+def check(request: Request, vocab: Vocab, shapes: Shapes, max_length: int) -> None:
+    """Refuses a request that `generate` would refuse (ValueError)."""
+    _kind(request, vocab, shapes, max_length)
+
+
 def _kind(request: Request, vocab: Vocab, shapes: Shapes, max_length: int) -> _Kind:
     grammar.check(request.plan, vocab)
     longest = max(len(stream) for stream in request.streams)

@@ -1,9 +1,12 @@
 """A small vocabulary and a model with random weights, none of them zero."""
 
 import jax
+import numpy as np
 import pytest
 from flax import nnx
 
+from cm3leon_jax.decoding import engine
+from cm3leon_jax.decoding import writer as writers
 from cm3leon_jax.models import transformer
 from cm3leon_jax.vocab import Vocab
 
@@ -38,3 +41,37 @@ def model(vocab):
         for key, leaf in zip(keys, leaves, strict=True)
     ]
     return transformer.unstack(jax.tree.unflatten(treedef, leaves))
+
+
+class FakePictures:
+    """An image tokenizer that is the identity on 3x3 pictures of 16 grey levels.
+
+    Enough where only the order of codes and their way back matter.
+    """
+
+    image_size = 3
+
+    def encode(self, pictures):
+        return (pictures[..., 0].reshape(len(pictures), -1) // 16).astype(np.int32)
+
+    def decode(self, codes):
+        grey = (codes * 16).astype(np.uint8).reshape(-1, 3, 3, 1)
+        return grey.repeat(3, axis=-1)
+
+
+@pytest.fixture(scope="session")
+def writer(model, vocab):
+    pictures = FakePictures()
+    return writers.Writer(
+        model=model,
+        vocab=vocab,
+        encode_text=lambda text: [4 + ord(letter) % 20 for letter in text],
+        decode_text=lambda ids: "".join(chr(ord("a") + i - 4) for i in ids),
+        num_text_pieces=vocab.text_size,
+        encode_pictures=pictures.encode,
+        decode_pictures=pictures.decode,
+        image_size=pictures.image_size,
+        shapes=engine.Shapes(
+            rows=(8,), prompt_lengths=(64,), steps=(24, 48), num_pieces=(12,)
+        ),
+    )
