@@ -23,22 +23,28 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from cm3leon_jax.jobs import folder
+
 _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder that the job writes.")
 
 USAGE_EXIT_CODE = 2
+INTERRUPTED_EXIT_CODE = 130
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the job; `argv` must hold nothing but the program's name."""
     if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    if _CONFIG.value is None or _WORKDIR.value is None:
-        raise app.UsageError("both --config and --workdir are needed")
+        sys.exit(_refuse(f"unexpected arguments {argv[1:]}; flags begin with --"))
+    if flags.FLAGS["config"].value is None or _WORKDIR.value is None:
+        sys.exit(_refuse("both --config and --workdir are needed"))
     absl_logging.use_absl_handler()
     absl_logging.set_verbosity(absl_logging.INFO)
     logging.getLogger("jax").setLevel(logging.WARNING)
-    config = _CONFIG.value
+    try:
+        config = _CONFIG.value
+    except OSError as error:  # the file is read when its value is first asked for
+        sys.exit(_refuse(str(error)))
     job = importlib.import_module(f"cm3leon_jax.jobs.{config.job}")
     try:
         job.run(config, _WORKDIR.value)
@@ -46,18 +52,22 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(_report(error, _WORKDIR.value))
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED_EXIT_CODE)
 
 
 def _report(error: Exception, workdir: str) -> int:
     """Prints one line for a person and keeps the trace for a developer."""
-    first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-    trace = pathlib.Path(workdir) / "error.log"
+    trace = pathlib.Path(workdir) / folder.ERROR_LOG
     kept = ""
     if trace.parent.is_dir():
         trace.write_text(traceback.format_exc(), encoding="utf-8")
         kept = f" (trace: {trace})"
-    print(f"error: {first}{kept}", file=sys.stderr)
+    lines = str(error).strip().splitlines() or [repr(error)]
+    return _refuse(f"{lines[0]}{kept}")
+
+
+def _refuse(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return USAGE_EXIT_CODE
 
 
@@ -66,11 +76,15 @@ def _flags(argv: Sequence[str]) -> list[str]:
     # Configs import `configs.common`: found from the folder that the command runs in.
     sys.path.insert(0, os.getcwd())
     try:
-        return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        message = " ".join(str(error).split())
-        print(f"error: {message}", file=sys.stderr)
-        sys.exit(USAGE_EXIT_CODE)
+        return flags.FLAGS(argv)
+    except flags.Error as error:  # ends with the innermost error's own line
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        sys.exit(_refuse(lines[-1].removeprefix("ValueError: ")))
+    except KeyError as error:  # an unknown field: ml_collections names the nearest
+        name, _, hint = str(error.args[0]).partition("\n")
+        sys.exit(_refuse(f"the config has no field {name}. {hint}"))
+    except (AttributeError, TypeError, ValueError, OSError) as error:
+        sys.exit(_refuse(str(error)))
 
 
 def run() -> None:

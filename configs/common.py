@@ -48,3 +48,14 @@ def _value(name: str, text: str, default: Any) -> Any:
     except ValueError as error:
         kind = type(default).__name__
         raise ValueError(f"config argument {name} is {kind}, got {text!r}") from error
+
+
+def splits(is_small: bool) -> dict[str, int]:
+    """How many rows are held out of a folder that has no split folders.
+
+    The same numbers in every config that reads the folder, or its jobs would train on
+    each other's test rows.
+    """
+    if is_small:
+        return {"num_validation": 50, "num_test": 300}
+    return {"num_validation": 2_000, "num_test": 5_000}

@@ -4,6 +4,8 @@
     done.json     what came out, written last of all; its presence means: complete
 
 A folder belongs to one config: a job that meets another one refuses, naming the fields.
+As long as nothing was made in it, it takes the new config: a first command with a
+mistake in it does not spoil the folder for the second.
 """
 
 from __future__ import annotations
@@ -20,6 +22,10 @@ from cm3leon_jax import storage
 _LOGGER = logging.getLogger(__name__)
 _CONFIG = "config.json"
 _DONE = "done.json"
+ERROR_LOG = "error.log"
+STAGES = "stages.json"
+COMPILE_CACHE = "compile_cache"
+_NO_WORK = {_CONFIG, ERROR_LOG, STAGES}  # files that say nothing was made yet
 _MAX_SHOWN = 8  # differing fields named in an error
 
 
@@ -34,7 +40,7 @@ def start(config: ml_collections.ConfigDict, workdir: str) -> bool:
     """
     folder = pathlib.Path(workdir)
     resolved = _resolved(config)
-    if (folder / _CONFIG).exists():
+    if _holds_work(folder) and (folder / _CONFIG).exists():
         found = storage.read_json(folder / _CONFIG)
         differences = compare(found, resolved)
         if differences:
@@ -78,6 +84,19 @@ def compare(old: Any, new: Any, path: str = "config") -> list[str]:
                 lines += compare(old[key], new[key], there)
         return lines
     return [] if old == new else [f"{path}: {old!r} -> {new!r}"]
+
+
+def _holds_work(root: pathlib.Path) -> bool:
+    """Whether a job has made anything below a folder."""
+    if not root.is_dir():
+        return False
+    for path in root.iterdir():
+        if path.is_dir():
+            if path.name != COMPILE_CACHE and _holds_work(path):
+                return True
+        elif path.name not in _NO_WORK:
+            return True
+    return False
 
 
 def nearest(name: str, known: list[str]) -> str:

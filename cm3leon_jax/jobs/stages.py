@@ -25,7 +25,6 @@ from cm3leon_jax.jobs import folder
 
 _SAMPLE_SECONDS = 0.5
 _ORPHAN_GRACE_SECONDS = 20.0
-_RECORD = "stages.json"
 _GB = 1e9
 
 
@@ -59,7 +58,7 @@ def run(stages: Sequence[Stage], workdir: pathlib.Path) -> None:
     """
     environment = dict(os.environ)
     environment.setdefault(
-        "JAX_COMPILATION_CACHE_DIR", str((workdir / "compile_cache").absolute())
+        "JAX_COMPILATION_CACHE_DIR", str((workdir / folder.COMPILE_CACHE).absolute())
     )
     _end_orphan(workdir)
     for number, stage in enumerate(stages, 1):
@@ -79,7 +78,7 @@ def run(stages: Sequence[Stage], workdir: pathlib.Path) -> None:
 
 def record(workdir: pathlib.Path) -> dict[str, dict[str, float]]:
     """What the stages took so far: `seconds` and `peak_memory_gb` by name."""
-    path = workdir / _RECORD
+    path = workdir / folder.STAGES
     return storage.read_json(path) if path.exists() else {}
 
 
@@ -123,7 +122,7 @@ def _note(
     }
     if pid is not None:
         stages[name]["pid"] = pid
-    storage.write_json(workdir / _RECORD, stages)
+    storage.write_json(workdir / folder.STAGES, stages)
 
 
 def _end_orphan(workdir: pathlib.Path) -> None:

@@ -22,6 +22,8 @@ def test_complete_folder_has_nothing_to_do(tmp_path):
 
 def test_folder_of_another_config_is_refused_naming_the_fields(tmp_path):
     folder.start(_config(), str(tmp_path))
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "a").write_text("made")
     with pytest.raises(ValueError, match=r"config\.model\.width: 1 -> 2"):
         folder.start(_config(width=2), str(tmp_path))
 
@@ -37,3 +39,10 @@ def test_compare_names_added_and_removed_fields():
 
 def test_nearest_name_is_suggested():
     assert "did you mean 'vqgan'?" in folder.nearest("vqgam", ["clip", "vqgan"])
+
+
+def test_folder_in_which_nothing_was_made_takes_another_config(tmp_path):
+    folder.start(_config(), str(tmp_path))
+    (tmp_path / "error.log").write_text("a mistake in the first command")
+    assert folder.start(_config(width=2), str(tmp_path))
+    assert folder.start(_config(width=2), str(tmp_path))
