@@ -30,6 +30,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder that the job writes.")
 
 USAGE_EXIT_CODE = 2
 INTERRUPTED_EXIT_CODE = 130
+_QUOTES = "\"'\\"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -41,11 +42,13 @@ def main(argv: Sequence[str]) -> None:
     absl_logging.use_absl_handler()
     absl_logging.set_verbosity(absl_logging.INFO)
     logging.getLogger("jax").setLevel(logging.WARNING)
+    config = _CONFIG.value
     try:
-        config = _CONFIG.value
-    except OSError as error:  # the file is read when its value is first asked for
-        sys.exit(_refuse(str(error)))
-    job = importlib.import_module(f"cm3leon_jax.jobs.{config.job}")
+        name = config.job
+    except OSError:  # what could not be read says so when it is first asked
+        path = flags.FLAGS["config"].config_filename
+        sys.exit(_refuse(f"no config file {path}; see the folder configs/"))
+    job = importlib.import_module(f"cm3leon_jax.jobs.{name}")
     try:
         job.run(config, _WORKDIR.value)
     except (ValueError, OSError, FloatingPointError) as error:
@@ -80,10 +83,11 @@ def _flags(argv: Sequence[str]) -> list[str]:
     except flags.Error as error:  # ends with the innermost error's own line
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         sys.exit(_refuse(lines[-1].removeprefix("ValueError: ")))
-    except KeyError as error:  # an unknown field: ml_collections names the nearest
-        name, _, hint = str(error.args[0]).partition("\n")
-        sys.exit(_refuse(f"the config has no field {name}. {hint}"))
-    except (AttributeError, TypeError, ValueError, OSError) as error:
+    except (KeyError, AttributeError) as error:  # an unknown field
+        # ml_collections' text, quoted once or twice, ends with the nearest field.
+        name, _, hint = str(error).replace("\\n", "\n").strip(_QUOTES).partition("\n")
+        sys.exit(_refuse(f"the config has no field {name.strip(_QUOTES)!r}. {hint}"))
+    except (TypeError, ValueError, OSError) as error:
         sys.exit(_refuse(str(error)))
 
 

@@ -1,0 +1,50 @@
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from cm3leon_jax import main
+
+ROOT = pathlib.Path(main.__file__).parent.parent
+CHECK = "configs/check.py:debug"
+FOLDER = "--config.pictures.folder"
+
+
+def _command(*arguments):
+    command = [sys.executable, "-m", "cm3leon_jax.main", *arguments]
+    environment = {**os.environ, "COLUMNS": "200"}
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", CHECK], "both --config and --workdir are needed"),
+        (["--config", "configs/chek.py", "--workdir", "W"], "no config file"),
+        (["--config", "configs/check.py:qick", "--workdir", "W"], "'qick'; known:"),
+        (["--config", CHECK, "--workdir", "W", "extra"], "unexpected arguments"),
+        (
+            ["--config", CHECK, "--workdir", "W", "--config.pictures.foldr=x"],
+            "no field 'foldr'. Did you mean \"folder\"",
+        ),
+        (
+            ["--config", CHECK, "--workdir", "W", "--config.splits.num_test=many"],
+            "num_test=many",
+        ),
+        (["--config", CHECK, "--workdir", "W", f"{FOLDER}=absent"], "no folder absent"),
+    ],
+)
+def test_mistake_is_one_line_and_leaves_nothing(tmp_path, arguments, message):
+    workdir = tmp_path / "run"
+    arguments = [str(workdir) if word == "W" else word for word in arguments]
+    done = _command(*arguments)
+    assert done.returncode == main.USAGE_EXIT_CODE
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    made = {path.name for path in workdir.rglob("*")}
+    assert made <= {"config.json", "error.log"}
