@@ -106,10 +106,9 @@ def write_shard(
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     writer = array_record_module.ArrayRecordWriter(str(partial), _WRITER_OPTIONS)
     number = size = 0
-    features = formats.features()
     try:
         for record in records:
-            data = features.serialize_example(formats.fields(record))
+            data = formats.serialize(record)
             writer.write(data)
             number, size = number + 1, size + len(data)
         writer.close()

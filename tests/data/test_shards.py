@@ -88,6 +88,15 @@ def test_tfds_reads_the_set_by_itself(tmp_path):
     np.testing.assert_array_equal(read["text_vector"], records[3].text_vector)
 
 
+def test_serialize_writes_what_tfds_would(tmp_path):
+    written = _record(3)
+    features = record.features()
+    fields = features.deserialize_example_np(record.serialize(written))
+    again = features.serialize_example(fields)
+    _assert_equal(record.parse(again), written)
+    assert len(again) == len(record.serialize(written))
+
+
 def test_writing_twice_gives_the_same_bytes(tmp_path):
     for name in ("a", "b"):
         _write(tmp_path / name / "pairs")
