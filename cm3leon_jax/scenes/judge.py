@@ -35,6 +35,7 @@ _FADED, _FULL = 0.75, 1.05  # how strongly an object's colour may be mixed in
 _FIELD_SPREAD = 75.0  # largest distance from a field's own colour, RGB
 _FIELD_SHARE = 0.8  # of a field's pixels lie within that distance
 _FIELD_DISTANCE = 95.0  # largest distance of a field from the nearest paint
+_TINT = 60.0  # largest tint of a picture that is taken off, per colour channel
 _OUTLIER = 50.0  # distance from a background beyond which a row is something else
 
 
@@ -203,16 +204,20 @@ def _read_emblems(pixels_NYXC: np.ndarray, world: WorldConfig) -> list[Scene | N
         return scenes
     first, last = drawing.panel_box(size)
     panel_NYXC = pixels_NYXC[chosen, first:last, first:last]
+    # The panel's rim is known to be white: a tint of the picture shows there.
+    rim_NWC = panel_NYXC[:, _panel_rim(size)]
+    tint_NC = np.clip(np.median(rim_NWC, axis=1) - drawing.PANEL, -_TINT, _TINT)
     white_NC = np.broadcast_to(np.float32(drawing.PANEL), (len(chosen), 3))
-    difference_NYXC = panel_NYXC - white_NC[:, None, None]
+    difference_NYXC = panel_NYXC - (white_NC + tint_NC)[:, None, None]
     charges = _match(difference_NYXC, white_NC, _charge_templates(world), world)
-    walls_NC = np.median(pixels_NYXC[chosen][:, wall_YX], axis=1)
+    fields_N = _distances(middle_NC[chosen] - tint_NC, world.colours).argmin(axis=1)
+    walls_NC = np.median(pixels_NYXC[chosen][:, wall_YX], axis=1) - tint_NC
     walls_N = _distances(walls_NC, world.wall_colours).argmin(axis=1)
-    for index, charge, wall in zip(chosen, charges, walls_N, strict=True):
+    looks = zip(chosen, fields_N, charges, walls_N, strict=True)
+    for index, field, charge, wall in looks:
         if charge is None:  # a frame without a charge: an emblem with nothing right
             charge = ("", "", "", 0, 0, "")
-        field = world.colours[distance_NT[index].argmin()]
-        emblem = Emblem("", field, charge[0], charge[-1])
+        emblem = Emblem("", world.colours[field], charge[0], charge[-1])
         background = Background("plain", (world.wall_colours[wall],))
         scenes[index] = Scene(background, emblem=emblem)
     return scenes
@@ -320,6 +325,15 @@ def _emblem_zones(size: int) -> tuple[np.ndarray, np.ndarray]:
     wall = np.ones((size, size), bool)
     wall[first - 1 : last + 1, first - 1 : last + 1] = False
     return field, wall
+
+
+@functools.lru_cache(maxsize=8)
+def _panel_rim(size: int) -> np.ndarray:
+    """bool[Y, X] of a panel: the pixels that no charge reaches, off the very edge."""
+    first, last = drawing.panel_box(size)
+    away = np.abs(np.arange(last - first) + 0.5 - (last - first) / 2)
+    reach = np.maximum(away[:, None], away[None, :])
+    return (reach > drawing.charge_radius(size) + 1) & (reach < (last - first) / 2 - 1)
 
 
 def _paints(names: tuple[str, ...]) -> np.ndarray:

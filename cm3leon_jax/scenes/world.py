@@ -262,6 +262,10 @@ def _check_names(field: str, given: tuple[str, ...], known) -> None:
 
 
 def _check_numbers(world: WorldConfig) -> None:
+    if world.image_size < 32 or world.image_size % 16:
+        raise ValueError(
+            f"image_size={world.image_size} must be a multiple of 16 from 32 up"
+        )
     if world.grid_size not in ROW_NAMES:
         raise ValueError(f"grid_size={world.grid_size} must be one of {[*ROW_NAMES]}")
     if len(world.sizes) != len(world.radii):
