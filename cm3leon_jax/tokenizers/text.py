@@ -183,8 +183,8 @@ def _fit(lines: list[str], vocab_size: int) -> bytes:
         remove_extra_whitespaces=False,
         byte_fallback=True,
         split_digits=True,
-        # Rare characters go to bytes rather than crowd out the pieces.
-        character_coverage=0.9995,
+        # The rarest characters, one in 100,000, go to bytes rather than take pieces.
+        character_coverage=0.99999,
         max_sentence_length=_MAX_TRAINING_BYTES,
         bos_id=0,
         pad_id=1,
