@@ -1,0 +1,126 @@
+"""An interrupted run equals one that never stopped."""
+
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cm3leon_jax.train import checkpoint, loop, metrics
+
+
+class Counting:
+    """Batches that are their own index: enough to see one skipped or repeated."""
+
+    def __init__(self):
+        self.index = 0
+
+    def __next__(self):
+        self.index += 1
+        return np.float32(self.index)
+
+    def get_state(self):
+        return {"index": self.index}
+
+    def set_state(self, state):
+        self.index = state["index"]
+
+
+@jax.jit
+def step(state, batch):
+    total = 1.5 * state["total"] + batch
+    return {"total": total}, {"loss": total, "batch": batch, "tokens": jnp.ones(())}
+
+
+def train(folder, num_steps=9, step=step, **options):
+    writer = metrics.Writer(folder / "metrics.jsonl")
+    checkpointer = checkpoint.Checkpointer(folder / "checkpoints")
+    options = {"log_every": 1, "save_every": 4} | options
+    start = {"total": jnp.zeros(())}
+    return loop.run(
+        start,
+        step,
+        Counting(),
+        num_steps=num_steps,
+        checkpointer=checkpointer,
+        writer=writer,
+        **options,
+    )
+
+
+def trace(folder):
+    entries = metrics.read(folder / "metrics.jsonl")
+    timed = ("steps_per_second", "tokens_per_second")
+    return [{k: v for k, v in entry.items() if k not in timed} for entry in entries]
+
+
+def interrupt_at(number, at):
+    def stopping(state, batch):
+        if batch == at:
+            os.kill(os.getpid(), number)
+        return step(state, batch)
+
+    return stopping
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_interrupted_run_saves_exits_and_continues_identically(tmp_path, number):
+    whole = train(tmp_path / "whole")
+    parts = tmp_path / "parts"
+    with pytest.raises(SystemExit) as stop:
+        train(parts, step=interrupt_at(number, at=6))
+    assert stop.value.code == 128 + number
+    assert checkpoint.read(parts / "checkpoints").step == 6
+    resumed = train(parts)
+    assert resumed["total"] == whole["total"]
+    assert trace(parts) == trace(tmp_path / "whole")
+
+
+def test_killed_run_repeats_only_the_steps_after_its_checkpoint(tmp_path):
+    whole = train(tmp_path / "whole")
+
+    def dying(state, batch):
+        if batch == 7:
+            raise MemoryError
+        return step(state, batch)
+
+    with pytest.raises(MemoryError):
+        train(tmp_path / "parts", step=dying)
+    assert checkpoint.read(tmp_path / "parts/checkpoints").step == 4
+    assert train(tmp_path / "parts")["total"] == whole["total"]
+    assert trace(tmp_path / "parts") == trace(tmp_path / "whole")
+
+
+def test_finished_run_does_nothing_when_called_again(tmp_path):
+    train(tmp_path)
+    before = trace(tmp_path)
+    train(tmp_path, step=None)
+    assert trace(tmp_path) == before
+
+
+def test_evaluation_changes_no_step(tmp_path):
+    train(tmp_path / "without")
+    seen = []
+    evaluate = lambda state: seen.append(1) or {"validation": state["total"]}
+    train(tmp_path / "with", evaluate=evaluate, eval_every=4)
+    assert len(seen) == 3  # steps 4 and 8, and the last
+    steps = [entry for entry in trace(tmp_path / "with") if "loss" in entry]
+    assert steps == trace(tmp_path / "without")
+
+
+def test_entries_are_means_of_the_steps_since_the_last(tmp_path):
+    train(tmp_path, num_steps=5, log_every=2)
+    assert [entry["batch"] for entry in trace(tmp_path)] == [1.5, 3.5, 5.0]
+
+
+def test_not_finite_loss_stops_the_run_and_is_not_saved(tmp_path):
+    def poisoned(state, batch):
+        state, values = step(state, batch)
+        return state, values | {"loss": jnp.where(batch == 8, jnp.nan, 1.0)}
+
+    with pytest.raises(FloatingPointError, match="step 8: loss is nan"):
+        train(tmp_path, step=poisoned)
+    assert checkpoint.read(tmp_path / "checkpoints").step == 4
+    assert trace(tmp_path)[-1]["loss"] == "nan"
