@@ -1,0 +1,82 @@
+"""What an output is worth that does not know the prompt, and whether a gain is chance.
+
+A score is a function of what was asked and what was made, 1 right and 0 wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+Score = Callable[[Any, Any], float]
+_MAX_CONSTANTS = 100  # tried as the one output for every prompt
+
+
+def mean(score: Score, asked: Sequence[Any], made: Sequence[Any]) -> float:
+    """The mean score; 0 without cases."""
+    values = [score(*pair) for pair in zip(asked, made, strict=True)]
+    return sum(values) / max(1, len(values))
+
+
+def guess(
+    score: Score, asked: Sequence[Any], made: Sequence[Any], constants: Sequence[Any]
+) -> float:
+    """The better of: every prompt given the next one's output; the best constant.
+
+        asked [a b b]  made [a b b]  constants [a b]
+        shuffled [b b a] -> 1/3      constant b -> 2/3      guess 2/3
+
+    Args:
+      score: Of one case.
+      asked: What was asked, in an order that has nothing to do with it.
+      made: What was made.
+      constants: Outputs to try on every case; the first hundred are.
+    """
+    shuffled = mean(score, asked, [*made[1:], *made[:1]])
+    constant = max(
+        (
+            mean(score, asked, [each] * len(asked))
+            for each in constants[:_MAX_CONSTANTS]
+        ),
+        default=0.0,
+    )
+    return max(shuffled, constant)
+
+
+def guess_by_kind(
+    score: Score,
+    asked: Sequence[Any],
+    made: Sequence[Any],
+    kinds: Sequence[str],
+    constants: Sequence[Any],
+) -> float:
+    """As `guess`, with a constant for every kind of prompt: it may read the prompt."""
+    right = 0.0
+    for kind in sorted(set(kinds)):
+        members = [index for index, each in enumerate(kinds) if each == kind]
+        right += len(members) * guess(
+            score,
+            [asked[index] for index in members],
+            [made[index] for index in members],
+            constants,
+        )
+    return right / max(1, len(asked))
+
+
+def paired_p_value(differences: np.ndarray) -> float:
+    """How likely a mean this large or larger is by chance: one-sided, by the t statistic.
+
+    The normal distribution stands in for Student's: use thirty pairs or more.
+
+    Args:
+      differences: float[n], positive where the effect shows.
+    """
+    differences = np.asarray(differences, np.float64)
+    spread = differences.std(ddof=1) if len(differences) > 1 else 0.0
+    if spread == 0:
+        return 0.0 if len(differences) and differences.mean() > 0 else 1.0
+    statistic = differences.mean() / (spread / math.sqrt(len(differences)))
+    return 0.5 * math.erfc(statistic / math.sqrt(2))

@@ -1,0 +1,336 @@
+"""How well a model draws, describes and edits the built-in world: the judge decides.
+
+Every number is a mean over held-out cases, one sample a prompt, no re-ranking, and
+stands beside the best guess that needs no prompt (`guess`). What is measured:
+
+    objects     share of requested objects read back with right colour, shape, place;
+                also guided, contrastive, and the best of n by the bi-encoder
+    captions    every object and attribute right
+    answers     exact match
+    edits       the asked change made and the rest kept
+    infills     the hidden object right; its pixels are blanked before encoding
+    emblems_n   devices that no training row shows, with n documents retrieved by the
+                words of the prompt alone; `emblems_shuffled` with wrong documents
+
+`evaluate` runs everything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from cm3leon_jax.decoding import rerank
+from cm3leon_jax.decoding.writer import Order
+from cm3leon_jax.documents.example import Hole
+from cm3leon_jax.evals import chance
+from cm3leon_jax.evals.bench import Bench, Case, Sample
+from cm3leon_jax.scenes import annotations, drawing, edits, judge, language, scores
+from cm3leon_jax.scenes.questions import Question
+from cm3leon_jax.scenes.world import Scene, WorldConfig
+
+MAX_YES_NO_SHARE = 0.5  # of the questions that are measured
+
+
+Outcome = tuple[dict[str, float], list[Sample]]
+
+
+def evaluate(
+    bench: Bench,
+    cases: Sequence[Case],
+    report: Callable[[str], None] = lambda name: None,
+) -> Outcome:
+    """Returns every number of this module, its guess beside it, and samples.
+
+    Args:
+      bench: A model and what it is measured with.
+      cases: Held-out pictures: scenes, and emblems that no training row shows.
+      report: Called with the name of each part before it runs.
+
+    Raises:
+      ValueError: If there are no scenes or no emblems among the cases.
+    """
+    scenes = [case for case in cases if case.scene.emblem is None]
+    crests = [case for case in cases if case.scene.emblem is not None]
+    if not scenes or not crests:
+        raise ValueError(
+            f"{len(scenes)} scenes and {len(crests)} emblems to measure; draw more"
+            " rows (rows.num_test, rows.test_emblem_share)"
+        )
+    limit = bench.config.num_cases
+    scenes, crests = scenes[:limit], crests[:limit]
+    metrics: dict[str, float] = {"num_scenes": len(scenes), "num_emblems": len(crests)}
+    samples: list[Sample] = []
+    for part, chosen in (
+        (objects, scenes),
+        (captions, scenes),
+        (answers, scenes),
+        (edited, scenes),
+        (infills, scenes),
+        (emblems, crests),
+    ):
+        report(part.__name__)
+        found, shown = part(bench, chosen)
+        metrics.update(found)
+        samples += shown
+    return metrics, samples
+
+
+def objects(bench: Bench, cases: Sequence[Case]) -> Outcome:
+    """Drawing from text: plain, guided, contrastive, best of n.
+
+    `objects_reconstructed` is the tokenizer's own limit: what the judge reads in the
+    true pictures after encoding and decoding.
+    """
+    config, asked = bench.config, [case.scene for case in cases]
+    prompts = [(case.text,) for case in cases]
+    metrics, samples = {}, []
+    for key, sampling in (
+        ("objects", config.drawing),
+        ("objects_guided", config.guided),
+        ("objects_contrastive", config.contrastive),
+    ):
+        pictures, read = bench.draw(prompts, sampling)
+        metrics |= _measured(key, scores.objects, asked, read, asked)
+        samples += _drawings(key, bench, cases, pictures, read, scores.objects)
+    key = f"objects_best_of_{config.num_samples}"
+    many, _ = bench.draw(
+        [each for each in prompts for _ in range(config.num_samples)], config.varied
+    )
+    grouped = many.reshape(len(cases), config.num_samples, *many.shape[1:])
+    texts = [case.text for case in cases]
+    best = rerank.best(texts, grouped, bench.embed_text, bench.embed_pictures)
+    pictures = grouped[np.arange(len(cases)), best]
+    read = judge.read_all(pictures, bench.world)
+    metrics |= _measured(key, scores.objects, asked, read, asked)
+    samples += _drawings(key, bench, cases, pictures, read, scores.objects)
+    true = np.stack([case.picture for case in cases])
+    writer = bench.writer
+    back = writer.decode_pictures(writer.encode_pictures(true))
+    read = judge.read_all(back, bench.world)
+    metrics["objects_reconstructed"] = chance.mean(scores.objects, asked, read)
+    samples += [
+        dataclasses.replace(sample, given=case.picture)
+        for sample, case in zip(
+            _drawings("reconstructed", bench, cases, back, read, scores.objects),
+            cases,
+            strict=True,
+        )
+    ]
+    return metrics, samples
+
+
+def captions(bench: Bench, cases: Sequence[Case]) -> Outcome:
+    """Describing a picture."""
+    written = bench.write(
+        [("Describe the given picture. ", Hole(), case.picture) for case in cases],
+        bench.config.max_caption,
+    )
+    parsed = [language.parse_caption(text, bench.world) for text in written]
+    shown = [case.scene for case in cases]
+    metrics = _measured("captions", scores.captions, shown, parsed, shown)
+    samples = [
+        Sample(
+            "captions",
+            "Describe the given picture.",
+            scores.captions(case.scene, scene),
+            case.text,
+            text,
+            case.picture,
+        )
+        for case, text, scene in zip(cases, written, parsed, strict=True)
+    ]
+    return metrics, samples
+
+
+def answers(bench: Bench, cases: Sequence[Case]) -> Outcome:
+    """Answering one question a picture, not over half of them yes or no."""
+    rng = random.Random(f"questions/{bench.config.seed}")
+    asked = [(case, rng.choice(case.questions)) for case in cases if case.questions]
+    limit = int(MAX_YES_NO_SHARE * len(asked))
+    closed = [pair for pair in asked if pair[1].kind == "yes/no"][:limit]
+    asked = [pair for pair in asked if pair[1].kind != "yes/no"] + closed
+    written = bench.write(
+        [
+            (f"Question: {each.question} Answer:", Hole(), ".", case.picture)
+            for case, each in asked
+        ],
+        bench.config.max_answer,
+    )
+
+    def score(question: Question, answer: str) -> float:
+        return float(question.answer == answer)
+
+    questions = [question for _, question in asked]
+    metrics = {
+        "answers": chance.mean(score, questions, written),
+        "answers_guess": chance.guess_by_kind(
+            score,
+            questions,
+            written,
+            [question.kind for question in questions],
+            sorted({question.answer for question in questions}),
+        ),
+        "answers_yes_no_share": len(closed) / len(asked),
+    }
+    samples = [
+        Sample(
+            "answers",
+            question.question,
+            score(question, text),
+            question.answer,
+            text,
+            case.picture,
+        )
+        for (case, question), text in zip(asked, written, strict=True)
+    ]
+    return metrics, samples
+
+
+def edited(bench: Bench, cases: Sequence[Case]) -> Outcome:
+    """Editing by instruction; leaving the picture as it is counts as a guess."""
+    rng = random.Random(f"edits/{bench.config.seed}")
+    proposed = [
+        (case, edits.propose(case.scene, bench.world, "test", rng)) for case in cases
+    ]
+    asked = [(case, edit) for case, edit in proposed if edit is not None]
+    pictures, read = bench.draw(
+        [
+            (
+                "Edit first image following the instruction",
+                case.picture,
+                edit.instruction,
+            )
+            for case, edit in asked
+        ],
+        bench.config.drawing,
+    )
+    after = [edit.after for _, edit in asked]
+    before = [case.scene for case, _ in asked]
+    metrics = _measured("edits", scores.edits, after, read, after)
+    kept = chance.mean(scores.edits, after, before)
+    metrics["edits_guess"] = max(metrics["edits_guess"], kept)
+    samples = [
+        Sample(
+            "edits",
+            edit.instruction,
+            scores.edits(edit.after, scene),
+            bench.caption(edit.after),
+            bench.caption(scene),
+            case.picture,
+            picture,
+        )
+        for (case, edit), picture, scene in zip(asked, pictures, read, strict=True)
+    ]
+    return metrics, samples
+
+
+def infills(bench: Bench, cases: Sequence[Case]) -> Outcome:
+    """Drawing an object anew whose place was blanked, by the caption beside it."""
+    rng = random.Random(f"infills/{bench.config.seed}")
+    hidden = [rng.choice(case.scene.things) for case in cases]
+    masks = [_cells(thing, bench) for thing in hidden]
+    pictures, read = bench.draw(
+        [(case.text, case.picture) for case in cases],
+        bench.config.drawing,
+        hidden=masks,
+    )
+    metrics = _measured(
+        "infills", scores.infills, hidden, read, [case.scene for case in cases]
+    )
+    samples = [
+        Sample(
+            "infills",
+            case.text,
+            scores.infills(thing, scene),
+            f"{language.short(thing)} at the {language.place(thing, bench.world)}",
+            bench.caption(scene),
+            # What the model saw.
+            Order((case.picture,), hidden_YX=mask).pictures[-1],
+            picture,
+        )
+        for case, thing, mask, picture, scene in zip(
+            cases, hidden, masks, pictures, read, strict=True
+        )
+    ]
+    return metrics, samples
+
+
+def emblems(bench: Bench, cases: Sequence[Case]) -> Outcome:
+    """Drawing devices that only the memory bank shows, with 0, 1, 2 documents."""
+    texts, asked = [case.text for case in cases], [case.scene for case in cases]
+    found = bench.retrieve(texts, 2)
+    others = [_other(cases, index) for index in range(len(cases))]
+    metrics, samples = {}, []
+    for key, neighbours in (
+        ("emblems_0", [()] * len(cases)),
+        ("emblems_1", [places[:1] for places in found]),
+        ("emblems_2", found),
+        ("emblems_shuffled", [found[other] for other in others]),
+    ):
+        pictures, read = bench.draw(
+            [(text,) for text in texts], bench.config.drawing, neighbours
+        )
+        metrics |= _measured(key, scores.emblems, asked, read, asked)
+        drawn = _drawings(key, bench, cases, pictures, read, scores.emblems)
+        samples += [
+            dataclasses.replace(sample, neighbours=places)
+            for sample, places in zip(drawn, neighbours, strict=True)
+        ]
+    return metrics, samples
+
+
+def _measured(
+    key: str, score: Callable, asked: Sequence, made: Sequence, constants: Sequence
+) -> dict[str, float]:
+    guess = chance.guess(score, asked, made, constants)
+    return {key: chance.mean(score, asked, made), f"{key}_guess": guess}
+
+
+def _drawings(
+    key: str,
+    bench: Bench,
+    cases: Sequence[Case],
+    pictures: np.ndarray,
+    read: Sequence[Scene],
+    score: Callable[[Scene, Scene], float],
+) -> list[Sample]:
+    return [
+        Sample(
+            key,
+            case.text,
+            score(case.scene, scene),
+            case.text,
+            bench.caption(scene),
+            drawn=picture,
+        )
+        for case, picture, scene in zip(cases, pictures, read, strict=True)
+    ]
+
+
+def _cells(thing, bench: Bench) -> np.ndarray:
+    """The cells of the code grid that an object's place touches, bool[G, G]."""
+    grid = bench.writer.vocab.grid_size
+    pixels = np.zeros((bench.world.image_size,) * 2, bool)
+    x0, y0, x1, y1 = annotations.thing_box(thing, bench.world)
+    pixels[y0:y1, x0:x1] = True
+    side = bench.world.image_size // grid
+    return pixels.reshape(grid, side, grid, side).any(axis=(1, 3))
+
+
+def _other(cases: Sequence[Case], index: int) -> int:
+    """The next case that shows another emblem."""
+    name = cases[index].scene.emblem.name
+    for step in range(1, len(cases)):
+        other = (index + step) % len(cases)
+        if cases[other].scene.emblem.name != name:
+            return other
+    raise ValueError("all cases show one emblem; draw more rows to measure")
+
+
+def expected_picture(scene: Scene, world: WorldConfig) -> np.ndarray:
+    """The right picture of a scene, uint8[Y, X, 3], to look at beside a sample."""
+    return drawing.draw(scene, world)

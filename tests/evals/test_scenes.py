@@ -1,0 +1,162 @@
+"""The built-in world's numbers, with writers that know everything or nothing."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from cm3leon_jax.decoding.sampling import PLAIN
+from cm3leon_jax.decoding.writer import Result
+from cm3leon_jax.documents.example import Hole
+from cm3leon_jax.evals import bench as benches
+from cm3leon_jax.evals import scenes
+from cm3leon_jax.scenes import drawing, edits, judge, language, rows
+from cm3leon_jax.scenes.questions import Question
+from cm3leon_jax.scenes.world import QUICK, Background, Scene
+from cm3leon_jax.vocab import Vocab
+
+NUM_CASES = 40
+ROWS = rows.RowConfig(1, 1, 80, 0.0, 0.5, 4, 0.0, 0.0, 0)
+
+
+class Oracle:
+    """A writer that reads pictures with the judge and draws what it is told.
+
+    It stands for a perfect model; an emblem it knows only from a document in front
+    whose first segment is the name (here a string in place of a Document).
+    """
+
+    vocab = Vocab(codes_per_image=16)
+
+    def __init__(self, cases):
+        self._answers = {
+            (case.picture.tobytes(), question.question): question.answer
+            for case in cases
+            for question in case.questions
+        }
+
+    def encode_pictures(self, pictures):
+        return pictures
+
+    decode_pictures = encode_pictures
+
+    def run(self, orders):
+        return [self._fulfil(order) for order in orders]
+
+    def _fulfil(self, order):
+        if order.wants_text:
+            words, picture = order.parts[0], order.parts[-1]
+            if words.startswith("Question: "):
+                question = words.removeprefix("Question: ").removesuffix(" Answer:")
+                return Result(text=" " + self._answers[picture.tobytes(), question])
+            assert isinstance(order.parts[1], Hole)
+            return Result(text=language.caption(judge.read(picture, QUICK), QUICK))
+        if len(order.parts) == 3:
+            before = judge.read(order.parts[1], QUICK)
+            return self._draw(edits.apply(order.parts[2], before, QUICK))
+        scene = language.parse_caption(order.parts[0], QUICK)
+        if scene.emblem is not None and scene.emblem.name not in order.documents:
+            scene = Scene(Background("plain", ("white",)))
+        return self._draw(scene)
+
+    def _draw(self, scene):
+        return Result(picture=drawing.draw(scene, QUICK))
+
+
+class Constant(Oracle):
+    """A writer that gives the same for every order."""
+
+    def _fulfil(self, order):
+        if order.wants_text:
+            return Result(text="yes")
+        return self._draw(language.parse_caption("a red ring at the top left", QUICK))
+
+
+@pytest.fixture(scope="module")
+def cases():
+    found = []
+    for index in range(80):
+        row = rows.row_at(QUICK, ROWS, "test", index)
+        record = row.record
+        questions = tuple(Question(**each) for each in record["questions"])
+        scene = Scene.from_json(record["scene"])
+        found.append(benches.Case(record["text"], scene, row.pictures[""], questions))
+    return found
+
+
+def _bench(writer):
+    names = {}
+
+    def retrieve(texts, count):
+        places = []
+        for text in texts:
+            name = text.split()[3]
+            place = names.setdefault(name, len(names))
+            places.append((place,) * count)
+        return places
+
+    config = benches.SceneEvalConfig(
+        num_cases=NUM_CASES,
+        num_samples=2,
+        drawing=PLAIN,
+        writing=PLAIN,
+        guided=PLAIN,
+        contrastive=PLAIN,
+        varied=PLAIN,
+        max_caption=40,
+        max_answer=8,
+        seed=0,
+    )
+    return benches.Bench(
+        writer=writer,
+        world=QUICK,
+        config=config,
+        retrieve=retrieve,
+        document=lambda place: list(names)[place],
+        embed_text=lambda texts: np.ones((len(texts), 1), np.float32),
+        embed_pictures=lambda pictures: np.ones((len(pictures), 1), np.float32),
+    )
+
+
+KEYS = (
+    "objects",
+    "objects_guided",
+    "objects_contrastive",
+    "objects_best_of_2",
+    "captions",
+    "answers",
+    "edits",
+    "infills",
+    "emblems_1",
+    "emblems_2",
+)
+
+
+def test_a_perfect_model_is_measured_as_perfect(cases):
+    metrics, samples = scenes.evaluate(_bench(Oracle(cases)), cases)
+    for key in (*KEYS, "objects_reconstructed"):
+        assert metrics[key] == 1.0, key
+    assert metrics["emblems_0"] == metrics["emblems_shuffled"] == 0.0
+    assert metrics["answers_yes_no_share"] <= 0.5
+    for key in KEYS:
+        assert metrics[f"{key}_guess"] < 0.5, key
+    assert {sample.key for sample in samples} >= set(KEYS)
+    assert metrics["num_scenes"] == metrics["num_emblems"] == NUM_CASES
+
+
+def test_a_model_that_ignores_its_prompt_does_not_beat_the_guess(cases):
+    metrics, _ = scenes.evaluate(_bench(Constant(cases)), cases)
+    for key in KEYS:
+        assert metrics[key] <= metrics[f"{key}_guess"] + 1e-9, key
+
+
+def test_cases_without_emblems_are_refused(cases):
+    plain = [case for case in cases if case.scene.emblem is None]
+    with pytest.raises(ValueError, match="0 emblems.*test_emblem_share"):
+        scenes.evaluate(_bench(Oracle(cases)), plain)
+
+
+def test_a_case_reads_back_from_its_folder(cases, tmp_path):
+    with pytest.raises(FileNotFoundError, match="run the job `scenes`"):
+        benches.read_cases(tmp_path)
+    assert dataclasses.is_dataclass(cases[0])
