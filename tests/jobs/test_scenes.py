@@ -21,7 +21,7 @@ def _files(folder):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("scenes")
-    scenes.run(config_file.get_config("quick,debug"), str(workdir))
+    scenes.run(config_file.get_config("debug"), str(workdir))
     return workdir
 
 
@@ -55,7 +55,7 @@ def test_an_interrupted_job_continues_to_the_same_bytes(folder, tmp_path, monkey
         written.append(arguments)
         return write(*arguments)
 
-    config = config_file.get_config("quick,debug")
+    config = config_file.get_config("debug")
     monkeypatch.setattr(scenes, "_write_row", stop_in_the_second_piece)
     with pytest.raises(KeyboardInterrupt):
         scenes.run(config, str(tmp_path))
@@ -71,15 +71,15 @@ def test_an_interrupted_job_continues_to_the_same_bytes(folder, tmp_path, monkey
 
 
 def test_the_same_seed_writes_the_same_bytes(folder, tmp_path):
-    scenes.run(config_file.get_config("quick,debug"), str(tmp_path))
+    scenes.run(config_file.get_config("debug"), str(tmp_path))
     assert _files(tmp_path) == _files(folder)
     done = pathlib.Path(tmp_path / "done.json").stat().st_mtime_ns
-    scenes.run(config_file.get_config("quick,debug"), str(tmp_path))  # nothing to do
+    scenes.run(config_file.get_config("debug"), str(tmp_path))  # nothing to do
     assert pathlib.Path(tmp_path / "done.json").stat().st_mtime_ns == done
 
 
 def test_a_folder_of_another_world_is_refused(folder):
-    config = config_file.get_config("quick,debug")
+    config = config_file.get_config("debug")
     config.world.seed = 5
     with pytest.raises(ValueError, match="seed"):
         scenes.run(config, str(folder))
