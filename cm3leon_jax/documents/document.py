@@ -135,11 +135,24 @@ def join(documents: Sequence[Document], vocab: Vocab) -> np.ndarray:
 
     Source: CM3Leon, arXiv:2309.02591, Figure 9.
     """
+    return join_ids([to_ids(document, vocab) for document in documents], vocab)
+
+
+def join_ids(documents: Sequence[np.ndarray], vocab: Vocab) -> np.ndarray:
+    """Joins documents that are ids already (`to_ids`), as `join` does.
+
+    Args:
+      documents: int[n] each, at least one; the last is the query.
+      vocab: The joint vocabulary.
+
+    Returns:
+      int32[n].
+    """
     eos = np.array([vocab.EOS], np.int32)
     between = np.array([vocab.break_id], np.int32)
     pieces = [eos]
-    for index, document in enumerate(documents):
+    for index, ids in enumerate(documents):
         if index:
             pieces.append(between)
-        pieces.append(to_ids(document, vocab))
-    return np.concatenate([*pieces, eos])
+        pieces.append(ids)
+    return np.concatenate([*pieces, eos], dtype=np.int32, casting="same_kind")

@@ -50,10 +50,12 @@ class Piece:
     Attributes:
       ids: int32[n], n >= 2.
       weights: float32[n], of the loss when `ids[i]` is predicted; the first is unused.
+      number: Where it comes from, for whoever packs it; not looked at here.
     """
 
     ids: np.ndarray
     weights: np.ndarray
+    number: int = 0
 
     @property
     def slots(self) -> int:
@@ -108,17 +110,20 @@ class OpenRows:
     opened, the fullest is closed. Pieces are kept by reference and never cut.
     """
 
-    def __init__(self, length: int, max_open: int):
-        """Opens no row yet.
+    def __init__(
+        self, length: int, max_open: int, rows: Sequence[Sequence[Piece]] = ()
+    ):
+        """Continues with rows that are open already, by default with none.
 
         Args:
           length: Tokens in a row.
           max_open: Rows open at a time; more give fuller rows and a larger state.
+          rows: `rows` of another `OpenRows`, to continue where it was.
         """
         self._length = length
         self._max_open = max_open
-        self.rows: list[list[Piece]] = []
-        self._used: list[int] = []
+        self.rows: list[list[Piece]] = [list(row) for row in rows]
+        self._used = [sum(piece.slots for piece in row) for row in rows]
 
     def add(self, piece: Piece) -> list[Piece] | None:
         """Places a piece.

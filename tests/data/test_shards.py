@@ -146,6 +146,13 @@ def test_a_damaged_record_is_left_out_and_many_stop_the_run(tmp_path):
             assert sum(record is None for record in read) == 1
 
 
+def test_a_missing_shard_is_named(tmp_path):
+    _write(tmp_path / "pairs")
+    (tmp_path / "pairs" / "pairs-train.array_record-00001").unlink()
+    with pytest.raises(FileNotFoundError, match="00001 is missing"):
+        shards.open(tmp_path / "pairs", "train")
+
+
 def test_a_vocabulary_beyond_16_bits_is_refused(tmp_path):
     wide = dataclasses.replace(INFO, vocab=Vocab(text_size=60_000))
     with pytest.raises(ValueError, match="16 bits"):
