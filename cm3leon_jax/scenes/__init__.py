@@ -3,7 +3,7 @@
 NumPy and Pillow only, so that a data worker or a test needs no JAX. Import: vocab,
 storage. Files, in reading order: `world` (what a scene is, and how rich the world is),
 `emblems` (named devices), `sampling` (seed -> scene, the splits), `lettering` and
-`drawing` (scene -> picture, boxes, maps), `language` (captions and back), `questions`,
-`edits`, `judge` (picture -> scene), `scores` (requested against read), `rows` (all that
-is written about one scene).
+`drawing` (scene -> picture), `annotations` (boxes and maps), `language` (captions and
+back), `questions`, `edits`, `judge` and `reading` (picture -> scene), `scores`
+(requested against read), `rows` (all that is written about one scene), `png`.
 """

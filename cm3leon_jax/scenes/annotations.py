@@ -21,7 +21,7 @@ _WHITE = (250, 250, 250)
 # A shape's class colour is the paint of the same rank.
 _CLASS_PAINTS = ("red", "green", "blue", "yellow", "purple", "cyan", "orange", "pink")
 _CLASS_PAINTS += ("brown", "black")
-_CREST_CLASS = "gray"
+_CREST_CLASS, _GROUND_CLASS = "gray", "tan"
 
 
 def boxes(scene: Scene, world: WorldConfig) -> list[dict[str, Any]]:
@@ -60,10 +60,14 @@ def segmentation(
     size = world.image_size
     picture = np.full((size, size, 3), _WHITE, np.uint8)
     legend = {"background": list(_WHITE)}
+    if scene.background.kind == "split":
+        legend["ground"] = list(worlds.PAINTS[_GROUND_CLASS])
+        picture[drawing.horizon(size, world.grid_size) :] = legend["ground"]
     if scene.emblem is not None:
         first, last = drawing.emblem_box(size)
         legend["crest"] = list(worlds.PAINTS[_CREST_CLASS])
-        picture[first:last, first:last] = legend["crest"]
+        inside = drawing.crest_mask(size) >= 0.5
+        picture[first:last, first:last][inside] = legend["crest"]
         _fill(
             picture, legend, scene.emblem.charge, drawing.charge_radius(size), size // 2
         )

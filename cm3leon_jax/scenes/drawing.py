@@ -113,9 +113,14 @@ def background_rows(background: Background, size: int, grid_size: int) -> np.nda
         share = np.linspace(0, 1, size, dtype=np.float32)[:, None]
         return paints[0] * (1 - share) + paints[1] * share
     if background.kind == "split":
-        horizon = round(size * (grid_size - 1) / grid_size)
-        return np.repeat(paints, [horizon, size - horizon], axis=0)
+        above = horizon(size, grid_size)
+        return np.repeat(paints, [above, size - above], axis=0)
     return np.repeat(paints, size, axis=0)
+
+
+def horizon(size: int, grid_size: int) -> int:
+    """First pixel row of the ground: between the last two rows of places."""
+    return round(size * (grid_size - 1) / grid_size)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -165,7 +170,19 @@ def charge_radius(size: int) -> float:
 
 @functools.lru_cache(maxsize=64)
 def _crest(size: int, field: str) -> tuple[np.ndarray, np.ndarray]:
-    """The stamp of a crest: a square with its two lower corners rounded."""
+    """The stamp of a crest."""
+    alpha = crest_mask(size)[:, :, None]
+    keep = np.ascontiguousarray(np.broadcast_to(1 - alpha, (*alpha.shape[:2], 3)))
+    return keep, alpha * np.array(worlds.PAINTS[field], np.float32) + 0.5
+
+
+@functools.lru_cache(maxsize=8)
+def crest_mask(size: int) -> np.ndarray:
+    """Coverage of `emblem_box` by a crest, a square with its lower corners rounded.
+
+    Returns:
+      float32[h, w] in [0, 1].
+    """
     first, last = emblem_box(size)
     side = (last - first) * _SUPERSAMPLE
     canvas = Image.new("L", (side, side))
@@ -175,9 +192,7 @@ def _crest(size: int, field: str) -> tuple[np.ndarray, np.ndarray]:
         fill=255,
         corners=(False, False, True, True),
     )
-    alpha = np.asarray(canvas.reduce(_SUPERSAMPLE), np.float32)[:, :, None] / 255
-    keep = np.ascontiguousarray(np.broadcast_to(1 - alpha, (*alpha.shape[:2], 3)))
-    return keep, alpha * np.array(worlds.PAINTS[field], np.float32) + 0.5
+    return np.asarray(canvas.reduce(_SUPERSAMPLE), np.float32) / 255
 
 
 def _outline(shape: str, size: int, radius: float) -> np.ndarray:
