@@ -35,7 +35,7 @@ _FADED, _FULL = 0.75, 1.05  # how strongly an object's colour may be mixed in
 _FIELD_SPREAD = 75.0  # largest distance from a field's own colour, RGB
 _FIELD_SHARE = 0.8  # of a field's pixels lie within that distance
 _FIELD_DISTANCE = 95.0  # largest distance of a field from the nearest paint
-_TINT = 60.0  # largest tint of a picture that is taken off, per colour channel
+_TINT = 25.0  # largest tint of a picture with an emblem that is taken off, a channel
 _OUTLIER = 50.0  # distance from a background beyond which a row is something else
 
 
@@ -333,7 +333,7 @@ def _panel_rim(size: int) -> np.ndarray:
     first, last = drawing.panel_box(size)
     away = np.abs(np.arange(last - first) + 0.5 - (last - first) / 2)
     reach = np.maximum(away[:, None], away[None, :])
-    return (reach > drawing.charge_radius(size) + 1) & (reach < (last - first) / 2 - 1)
+    return (reach > drawing.charge_radius(size)) & (reach < (last - first) / 2 - 2)
 
 
 def _paints(names: tuple[str, ...]) -> np.ndarray:
