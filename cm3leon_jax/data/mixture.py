@@ -3,7 +3,8 @@
 Document number n of the endless mixture is computed from n alone, so that any worker
 finds its place at once. Numbers come in blocks; every block holds each set in exact
 proportion (to one in `BLOCK`), in an order of its own. Within a set, epoch after epoch,
-the order is a bijection of the index (Grain's `index_shuffle`): nothing is stored.
+the order is a bijection computed from the index (Grain's `index_shuffle`; a listed
+permutation where the set is short): nothing is stored.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from grain import experimental as grain_experimental
 
 BLOCK = 1024  # documents in which proportions are exact
 _ROUNDS = 4  # of the shuffle's cipher; Grain's own default
+# Up to here an order is listed (a millisecond an epoch): Grain's cipher permutes at
+# least 2^16 indices and walks until it meets one in range, up to 10 ms for short sets.
+_LISTED = 1 << 16
 
 
 class Place(NamedTuple):
@@ -97,11 +101,16 @@ def _apportion(weights: Sequence[float]) -> np.ndarray:
 
 
 def _shuffle(position: int, length: int, seed: int) -> int:
-    if length == 1:
-        return 0
+    if length <= _LISTED:
+        return int(_permutation(length, seed)[position])
     return grain_experimental.index_shuffle(
         index=position, max_index=length - 1, seed=seed, rounds=_ROUNDS
     )
+
+
+@functools.lru_cache(maxsize=32)
+def _permutation(length: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(length)
 
 
 @functools.lru_cache(maxsize=256)

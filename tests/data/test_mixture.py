@@ -27,6 +27,15 @@ def test_every_epoch_holds_every_record_once_in_another_order():
     assert epochs[0] != epochs[1] != epochs[2] and epochs[0] != sorted(epochs[0])
 
 
+def test_long_sets_are_shuffled_by_a_bijection_too():
+    length = (1 << 16) + 5
+    mixed = Mixture([length], [1.0], seed=1)
+    records = [mixed.place(n).record for n in range(0, 64 * BLOCK, 64)]
+    assert len(set(records)) == len(records) and max(records) < length
+    whole = [mixture._shuffle(n, length, 7) for n in range(length)]
+    assert len(set(whole)) == length
+
+
 def test_the_order_depends_on_the_seed_alone():
     orders = [
         [Mixture([40, 60], [1, 2], seed=seed).place(n) for n in range(50)]

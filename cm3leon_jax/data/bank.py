@@ -1,0 +1,130 @@
+"""A memory bank that prompts are looked up in: a split of shards with its vectors."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from cm3leon_jax.data import shards
+from cm3leon_jax.data.record import Record
+from cm3leon_jax.documents.document import Document
+from cm3leon_jax.retrieval import neighbors, strategy
+
+_READ = 4_096  # records read at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """One retrieved document: its place in the bank, its score, its record."""
+
+    place: int
+    score: float
+    record: Record
+
+    def provenance(self) -> dict[str, str | float]:
+        """Where it comes from, as JSON values."""
+        record = self.record
+        return {
+            "id": record.id,
+            "source": record.source,
+            "licence": record.licence,
+            "url": record.url,
+            "score": round(self.score, 4),
+        }
+
+
+class Bank:
+    """Documents that are found by the words of a prompt alone.
+
+    Attributes:
+      source: The split.
+    """
+
+    def __init__(self, source: shards.Source):
+        """Reads the vectors of all documents; tokens are read when found."""
+        self.source = source
+        vectors = []
+        for start in range(0, len(source), _READ):
+            stop = min(start + _READ, len(source))
+            records = source.records(range(start, stop))
+            vectors += [_vectors(record) for record in records]
+        width = max((len(v) for pair in vectors for v in pair), default=0)
+        if not width:
+            raise ValueError(
+                f"{source.folder} has no vectors to search; write it with an embedder"
+            )
+        self._vectors = neighbors.Vectors(
+            ids=np.arange(len(vectors), dtype=np.int32),
+            text=np.stack([_filled(text, width) for text, _ in vectors]),
+            image=np.stack([_filled(image, width) for _, image in vectors]),
+        )
+
+    @classmethod
+    def open(cls, folder: pathlib.Path, split: str) -> Bank:
+        """Opens a split of a set of shards.
+
+        Raises:
+          FileNotFoundError: If there is none.
+          ValueError: If it has no vectors.
+        """
+        return cls(shards.open(folder, split))
+
+    def find(self, text_NE: np.ndarray, count: int) -> list[list[Found]]:
+        """Returns the documents found by each text, best first.
+
+        Args:
+          text_NE: float[N, E], unit vectors of prompts.
+          count: How many at most; near-duplicates of one another are skipped.
+        """
+        text_NE = np.asarray(text_NE, np.float32)
+        if not count or not len(text_NE):
+            return [[] for _ in text_NE]
+        # Ids outside the bank: a prompt is no document of it.
+        ids = np.arange(len(text_NE), dtype=np.int32) + len(self._vectors.ids)
+        queries = neighbors.Vectors(ids, text_NE, np.full_like(text_NE, np.nan))
+        config = strategy.StrategyConfig(num_by_image=0, num_by_text=count)
+        size = min(len(text_NE), 1_024)
+        found = neighbors.find(queries, self._vectors, config, batch_size=size)
+        return [
+            [
+                Found(int(place), float(score), self.record(int(place)))
+                for place, score in zip(places, row, strict=True)
+                if place != strategy.NONE
+            ]
+            for places, row in zip(found.ids, found.scores, strict=True)
+        ]
+
+    def record(self, place: int) -> Record:
+        """The document at a place.
+
+        Raises:
+          ValueError: If it is damaged.
+        """
+        record = self.source.records([place])[0]
+        if record is None:
+            raise ValueError(
+                f"record {place} of the bank {self.source.folder} is damaged; write"
+                " its shards again"
+            )
+        return record
+
+    def document(self, place: int) -> Document:
+        """What stands in front of a prompt."""
+        return self.record(place).document(self.source.info.vocab)
+
+
+def _vectors(record: Record | None) -> tuple[np.ndarray, np.ndarray]:
+    nothing = np.zeros(0, np.float32)
+    if record is None:
+        return nothing, nothing
+    return record.text_vector, record.image_vector
+
+
+def _filled(vector: np.ndarray, width: int) -> np.ndarray:
+    """The vector as unit float32, or nan where the document lacks this part."""
+    if not len(vector):
+        return np.full(width, np.nan, np.float32)
+    vector = vector.astype(np.float32)
+    return vector / np.linalg.norm(vector)
