@@ -188,14 +188,14 @@ def flatten(state: Any) -> dict[str, Any]:
     Random keys become their words; the names of Flax's boxes are left out.
     """
     leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {_name(path): _words(leaf) for path, leaf in leaves}
+    return {name_of(path): _words(leaf) for path, leaf in leaves}
 
 
 def unflatten(arrays: Mapping[str, Any], like: Any) -> Any:
     """Returns a pytree like `like` with the named arrays, placed as `like` is."""
 
     def place(path, leaf):
-        array = arrays[_name(path)]
+        array = arrays[name_of(path)]
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             # The template's own implementation of random numbers.
             return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
@@ -204,7 +204,8 @@ def unflatten(arrays: Mapping[str, Any], like: Any) -> Any:
     return jax.tree_util.tree_map_with_path(place, like)
 
 
-def _name(path: tuple[Any, ...]) -> str:
+def name_of(path: tuple[Any, ...]) -> str:
+    """Returns a leaf's path as a name, "model/blocks/up_DF"."""
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     return name.removesuffix("/value")
 

@@ -1,0 +1,151 @@
+"""Device mesh, the one table from logical axes to mesh axes, and batches on it.
+
+Mesh axes:
+
+    data      copies of the parameters (across slices of a pod)
+    fsdp      rows; parameters and moments are cut along it and gathered when used
+    tensor    heads, MLP width, vocabulary
+    sequence  pieces of long rows
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+AXES = ("data", "fsdp", "tensor", "sequence")
+
+# Logical axis -> mesh axis. Absent or None: every device has all of it.
+RULES: dict[str, str | tuple[str, ...] | None] = {
+    "batch": ("data", "fsdp"),
+    "length": "sequence",
+    "vocab": "tensor",
+    "embed": "fsdp",
+    "heads": "tensor",
+    "mlp": "tensor",
+    "layers": None,
+    "position": None,
+    "qkv": None,
+    "head_dim": None,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each mesh axis; at most one may be -1, for the rest of them."""
+
+    data: int = 1
+    fsdp: int = -1
+    tensor: int = 1
+    sequence: int = 1
+
+
+def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None):
+    """Returns the mesh, its axes of the kind that the compiler propagates (Auto).
+
+    Args:
+      config: devices along each axis.
+      devices: all devices of all hosts by default.
+
+    Raises:
+      ValueError: if the axes do not multiply to the number of devices.
+    """
+    devices = devices or jax.devices()
+    sizes = [getattr(config, name) for name in AXES]
+    known = math.prod(size for size in sizes if size != -1)
+    if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
+        raise ValueError(f"{config} must have positive sizes and at most one -1")
+    if -1 in sizes and len(devices) % known == 0:
+        sizes[sizes.index(-1)] = len(devices) // known
+    if math.prod(sizes) != len(devices):
+        raise ValueError(
+            f"{config} does not multiply to the {len(devices)} devices; set one axis"
+            " to -1, and the others to divisors of that number"
+        )
+    kinds = (jax.sharding.AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(tuple(sizes), AXES, kinds, devices=devices)
+
+
+def spec(logical: tuple[str | None, ...]) -> PartitionSpec:
+    """Returns the mesh axes of an array whose dimensions have these logical axes."""
+    return PartitionSpec(*(RULES[name] if name else None for name in logical))
+
+
+def shardings(
+    tree: Any, mesh: jax.sharding.Mesh, logical_axes: Mapping[str, tuple[str, ...]]
+) -> Any:
+    """Returns the sharding of every array of a state, by the name of its leaf.
+
+    Moments of the optimizer have their parameter's name and take its sharding.
+    Arrays without logical axes (counters) are on every device.
+
+    Args:
+      tree: pytree of arrays or shapes.
+      mesh: from `make_mesh`.
+      logical_axes: leaf name -> logical axes; a leaf with one more dimension is
+        stacked by layer.
+
+    Raises:
+      ValueError: if a dimension is not a multiple of its mesh axis.
+    """
+
+    def place(path, leaf):
+        names = [str(getattr(key, "name", "")) for key in path]
+        known = [name for name in names if name in logical_axes]
+        if not known or leaf.ndim == 0:
+            return NamedSharding(mesh, PartitionSpec())
+        logical = logical_axes[known[-1]]
+        if leaf.ndim == len(logical) + 1:
+            logical = ("layers", *logical)
+        _check_divides(known[-1], leaf.shape, logical, mesh)
+        return NamedSharding(mesh, spec(logical))
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """Returns the sharding of an array [B, L]: rows over data and fsdp."""
+    return NamedSharding(mesh, spec(("batch", "length")))
+
+
+def put_batch(batch: Any, mesh: jax.sharding.Mesh) -> Any:
+    """Puts this host's rows on its devices, as one global batch.
+
+    Args:
+      batch: pytree of np.ndarray [B, L], this host's share of the rows.
+      mesh: from `make_mesh`.
+
+    Raises:
+      ValueError: if rows or length do not divide among the devices.
+    """
+    sharding = batch_sharding(mesh)
+    sizes = dict(mesh.shape)
+    hosts = jax.process_count()
+
+    def put(rows_BL: np.ndarray) -> jax.Array:
+        num_rows, length = rows_BL.shape
+        parts = sizes["data"] * sizes["fsdp"]
+        if num_rows * hosts % parts or length % sizes["sequence"]:
+            raise ValueError(
+                f"{num_rows * hosts} rows of {length} tokens must be a multiple of"
+                f" data x fsdp = {parts} rows and of sequence = {sizes['sequence']}"
+                " tokens; change batch.rows or the mesh"
+            )
+        return jax.make_array_from_process_local_data(sharding, rows_BL)
+
+    return jax.tree.map(put, batch)
+
+
+def _check_divides(name: str, shape, logical, mesh) -> None:
+    for size, axis in zip(shape, logical, strict=True):
+        mesh_axis = RULES[axis]
+        if mesh_axis and size % mesh.shape[mesh_axis]:
+            raise ValueError(
+                f"{name}: {axis}={size} must be a multiple of the mesh axis"
+                f" {mesh_axis}={mesh.shape[mesh_axis]}; try"
+                f" {math.gcd(size, mesh.shape[mesh_axis])}"
+            )

@@ -1,0 +1,113 @@
+"""AdamW with warm-up and linear decay, on the parameters that patterns name."""
+
+import dataclasses
+import fnmatch
+from typing import Any
+
+import jax
+import optax
+
+from cm3leon_jax.train import checkpoint
+
+# No weight decay on learned scales of norms, by the last part of the name.
+_UNDECAYED = ("*scale*", "*bias*")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """What fixes the optimizer.
+
+    Source: peak_lr and warmup_steps from CM3Leon, arXiv:2309.02591, Table 3; the
+    paper gives no more, the rest are the defaults of OPT's launcher in metaseq.
+
+    Attributes:
+      peak_lr: learning rate after the warm-up.
+      warmup_steps: linear from 0.
+      num_steps: of the whole run, where the linear decay ends.
+      final_lr_share: of the peak, at the end.
+      beta1: decay of the first moment.
+      beta2: decay of the second moment.
+      epsilon: added to the root of the second moment.
+      weight_decay: decoupled; not on scales of norms.
+      clip_norm: largest norm of the gradient of all trained parameters.
+      mu_dtype: of the first moment; "bfloat16" saves 2 bytes a parameter.
+      trained: patterns of parameter names ("blocks/*") that are trained; the
+        others stay as they are, to the bit.
+    """
+
+    peak_lr: float
+    warmup_steps: int
+    num_steps: int
+    final_lr_share: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+    mu_dtype: str = "float32"
+    trained: tuple[str, ...] = ("*",)
+
+    def __post_init__(self):
+        """Refuses what would silently train nothing or for ever warm up."""
+        if not 0 <= self.warmup_steps <= self.num_steps:
+            raise ValueError(
+                f"warmup_steps={self.warmup_steps} must be in [0, {self.num_steps}],"
+                " the steps of the run"
+            )
+        if isinstance(self.trained, str) or not self.trained:
+            raise ValueError(f"trained={self.trained!r} must be a tuple of patterns")
+
+
+def schedule(config: OptimizerConfig) -> optax.Schedule:
+    """Returns step -> learning rate: linear up, then linearly down.
+
+    The first update, at step 0, has 1 / warmup_steps of the peak, not 0.
+    """
+    c = config
+    warmup = max(1, c.warmup_steps)
+    up = optax.linear_schedule(c.peak_lr / warmup, c.peak_lr, warmup - 1)
+    left = max(1, c.num_steps - warmup)
+    down = optax.linear_schedule(c.peak_lr, c.final_lr_share * c.peak_lr, left)
+    return optax.join_schedules([up, down], [warmup - 1])
+
+
+def make(config: OptimizerConfig, model: Any) -> optax.GradientTransformation:
+    """Returns the optimizer of a model's parameters.
+
+    Args:
+      config: its numbers.
+      model: pytree of parameters, or of their shapes, for the names.
+
+    Raises:
+      ValueError: if a pattern of `config.trained` names no parameter.
+    """
+    c = config
+    names = list(checkpoint.flatten(model))
+    for pattern in c.trained:
+        if not fnmatch.filter(names, pattern):
+            raise ValueError(f"trained: {pattern!r} matches none of {names}")
+    update = optax.chain(
+        optax.clip_by_global_norm(c.clip_norm),
+        optax.adamw(
+            schedule(c),
+            b1=c.beta1,
+            b2=c.beta2,
+            eps=c.epsilon,
+            weight_decay=c.weight_decay,
+            mu_dtype=c.mu_dtype,
+            mask=lambda tree: _labels(tree, _UNDECAYED, False, True),
+        ),
+    )
+    labels = _labels(model, c.trained, "trained", "frozen")
+    if "frozen" not in jax.tree.leaves(labels):
+        return update
+    parts = {"trained": update, "frozen": optax.set_to_zero()}
+    return optax.partition(parts, labels)
+
+
+def _labels(tree: Any, patterns: tuple[str, ...], matched: Any, other: Any) -> Any:
+    def label(path, _):
+        name = checkpoint.name_of(path)
+        return matched if any(fnmatch.fnmatch(name, p) for p in patterns) else other
+
+    return jax.tree_util.tree_map_with_path(label, tree)

@@ -1,0 +1,182 @@
+"""One training step of the transformer, a pure function of state and batch.
+
+Letters: B rows, L sequence, A microbatches.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cm3leon_jax import vocab as vocab_lib
+from cm3leon_jax.documents.packing import Batch
+from cm3leon_jax.models import transformer
+from cm3leon_jax.train import losses
+from cm3leon_jax.train.state import TrainState
+
+_NO_TOKENS = 1.0  # divisor where a batch has no token of a kind: the sum is 0 too
+
+
+@dataclasses.dataclass(frozen=True)
+class StepConfig:
+    """How a step is cut into pieces.
+
+    Attributes:
+      num_microbatches: pieces of the batch whose gradients are added up; same result.
+      chunk_mb: megabytes of float32 logits that a device holds at a time.
+      z_loss: see `losses.next_token_loss`.
+    """
+
+    num_microbatches: int = 1
+    chunk_mb: float = 64.0
+    z_loss: float = 0.0
+
+
+def make(
+    config: StepConfig,
+    optimizer: optax.GradientTransformation,
+    vocab: vocab_lib.Vocab,
+    *,
+    attention: transformer.Attention | None = None,
+    num_shards: int = 1,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns the step, to be jitted once by the caller, its state donated.
+
+    Losses are weighted by token over the whole batch, so that the number of
+    microbatches and devices changes nothing. A batch without weight leaves the
+    moments decayed and the loss 0.
+
+    Args:
+      config: the pieces.
+      optimizer: from `optimizer.make`.
+      vocab: whose id ranges tell text from pictures.
+      attention: see `transformer.Transformer.__call__`.
+      num_shards: devices that share a batch's logits.
+    """
+    gradients_of = jax.value_and_grad(
+        lambda model, batch: _sums(
+            model, batch, config, vocab, attention=attention, num_shards=num_shards
+        ),
+        has_aux=True,
+    )
+
+    def step(state: TrainState, batch: Batch):
+        (total, sums), gradient = _accumulated(
+            gradients_of, state.model, batch, config.num_microbatches
+        )
+        weight = jnp.maximum(sums["weight"], _NO_TOKENS)
+        gradient = jax.tree.map(lambda g: g / weight, gradient)
+        updates, moments = optimizer.update(gradient, state.optimizer, state.model)
+        model = optax.apply_updates(state.model, updates)
+        metrics = _metrics(sums) | {
+            "objective": total / weight,
+            "gradient_norm": optax.tree.norm(gradient),
+        }
+        return TrainState(state.step + 1, model, moments), metrics
+
+    return step
+
+
+def evaluation(
+    config: StepConfig,
+    vocab: vocab_lib.Vocab,
+    *,
+    attention: transformer.Attention | None = None,
+    num_shards: int = 1,
+) -> Callable[[transformer.Transformer, Batch], dict[str, jax.Array]]:
+    """Returns a function `(model, batch) -> sums`, to be jitted by the caller.
+
+    Sums of several batches are added, then `means` makes losses of them.
+    """
+    return lambda model, batch: _sums(
+        model, batch, config, vocab, attention=attention, num_shards=num_shards
+    )[1]
+
+
+def means(sums: dict[str, Any]) -> dict[str, float]:
+    """Returns losses (nats a token) and perplexities, over all and by modality."""
+    host = {name: float(value) for name, value in sums.items()}
+    found = {"loss": host["nll"] / max(host["weight"], _NO_TOKENS)}
+    for kind in ("text", "image"):
+        loss = host[f"nll_{kind}"] / max(host[f"weight_{kind}"], _NO_TOKENS)
+        found |= {f"loss_{kind}": loss, f"perplexity_{kind}": float(jnp.exp(loss))}
+    return found
+
+
+def _sums(
+    model: transformer.Transformer,
+    batch: Batch,
+    config: StepConfig,
+    vocab: vocab_lib.Vocab,
+    *,
+    attention: transformer.Attention | None,
+    num_shards: int,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The objective's sum over a batch, and sums by modality of the target."""
+    rows, length = batch.tokens_BL.shape
+    num_chunks = losses.chunks_for(
+        int(config.chunk_mb * 1e6),
+        batch=rows,
+        length=length,
+        vocab_size=model.config.vocab_size,
+        num_shards=num_shards,
+    )
+    x_BLD = model(
+        batch.tokens_BL, batch.positions_BL, batch.segment_ids_BL, attention=attention
+    )
+    total, nll_BL = losses.next_token_loss(
+        x_BLD,
+        model.output_table.astype(x_BLD.dtype),
+        batch.targets_BL,
+        batch.weights_BL,
+        num_chunks=num_chunks,
+        z_loss=config.z_loss,
+    )
+    # What the losses are reported over: every token with a weight, weighted.
+    weights_BL = batch.weights_BL
+    text_BL = weights_BL * vocab.is_text(batch.targets_BL)
+    image_BL = weights_BL * vocab.is_image(batch.targets_BL)
+    sums = {"tokens": jnp.sum(batch.segment_ids_BL > 0).astype(jnp.float32)}
+    for suffix, kind_BL in (("", weights_BL), ("_text", text_BL), ("_image", image_BL)):
+        sums |= {f"nll{suffix}": (kind_BL * nll_BL).sum()}
+        sums |= {f"weight{suffix}": kind_BL.sum()}
+    return total, sums
+
+
+def _accumulated(gradients_of, model, batch: Batch, num_microbatches: int):
+    """Adds up objective, sums and gradient over microbatches."""
+    if num_microbatches == 1:
+        return gradients_of(model, batch)
+
+    def split(x_BL):
+        rows = x_BL.shape[0]
+        if rows % num_microbatches:
+            raise ValueError(f"{num_microbatches=} must divide the {rows} rows a step")
+        # Strided, so that every device keeps a share of each microbatch.
+        x_AB = x_BL.reshape(rows // num_microbatches, num_microbatches, *x_BL.shape[1:])
+        return jnp.moveaxis(x_AB, 1, 0)
+
+    def add(carry, microbatch):
+        part = gradients_of(model, microbatch)
+        return jax.tree.map(jnp.add, carry, part), None
+
+    parts = jax.tree.map(split, batch)
+    first = jax.tree.map(lambda x: x[0], parts)
+    shapes = jax.eval_shape(gradients_of, model, first)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.scan(add, zeros, parts)[0]
+
+
+def _metrics(sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    share = lambda kind: (
+        sums[f"nll{kind}"] / jnp.maximum(sums[f"weight{kind}"], _NO_TOKENS)
+    )
+    return {
+        "loss": share(""),
+        "loss_text": share("_text"),
+        "loss_image": share("_image"),
+        "tokens": sums["tokens"],
+    }

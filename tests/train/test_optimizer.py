@@ -1,0 +1,78 @@
+"""The schedule's corners, decay, clipping and frozen parameters."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cm3leon_jax.train import optimizer
+
+CONFIG = optimizer.OptimizerConfig(peak_lr=1e-2, warmup_steps=4, num_steps=20)
+PARAMS = {
+    "blocks": {"up": jnp.ones((2, 2)), "q_scale_K": jnp.ones(2)},
+    "embed": jnp.ones(3),
+}
+
+
+def test_schedule_warms_up_peaks_and_ends_at_its_share():
+    rate = optimizer.schedule(CONFIG)
+    np.testing.assert_allclose(rate(0), 0.25e-2)
+    np.testing.assert_allclose(rate(3), 1e-2)
+    np.testing.assert_allclose(rate(20), 1e-3, rtol=0.1)
+    values = [float(rate(i)) for i in range(3, 25)]
+    assert values == sorted(values, reverse=True) and values[-1] >= 0.999e-3
+
+
+def test_first_update_is_adam_with_decay_but_not_on_scales():
+    update = optimizer.make(CONFIG, PARAMS)
+    gradient = {
+        "blocks": {"up": jnp.full((2, 2), 1e-3), "q_scale_K": jnp.full(2, 1e-3)},
+        "embed": jnp.zeros(3),
+    }
+    changes, _ = update.update(gradient, update.init(PARAMS), PARAMS)
+    rate = 0.25e-2
+    np.testing.assert_allclose(changes["blocks"]["up"], -rate * 1.1, rtol=1e-4)
+    np.testing.assert_allclose(changes["blocks"]["q_scale_K"], -rate, rtol=1e-4)
+    np.testing.assert_allclose(changes["embed"], -rate * 0.1, rtol=1e-4)
+
+
+def test_long_gradients_are_clipped_to_the_norm():
+    config = dataclasses.replace(CONFIG, weight_decay=0.0, epsilon=1.0)
+    update = optimizer.make(config, PARAMS)
+    steps = []
+    for size in (1e3, 1e6):
+        gradient = {
+            "blocks": {"up": jnp.full((2, 2), size), "q_scale_K": jnp.zeros(2)},
+            "embed": jnp.zeros(3),
+        }
+        steps.append(update.update(gradient, update.init(PARAMS), PARAMS)[0])
+    np.testing.assert_allclose(steps[0]["blocks"]["up"], steps[1]["blocks"]["up"])
+
+
+def test_parameters_that_no_pattern_names_stay_to_the_bit():
+    config = dataclasses.replace(CONFIG, trained=("blocks/*",))
+    update = optimizer.make(config, PARAMS)
+    gradient = {
+        "blocks": {"up": jnp.ones((2, 2)), "q_scale_K": jnp.ones(2)},
+        "embed": jnp.ones(3),
+    }
+    changes, _ = update.update(gradient, update.init(PARAMS), PARAMS)
+    moved = optax.apply_updates(PARAMS, changes)
+    assert moved["embed"].tobytes() == PARAMS["embed"].tobytes()
+    assert not np.array_equal(moved["blocks"]["up"], PARAMS["blocks"]["up"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"warmup_steps": 21}, "warmup_steps=21"), ({"trained": ()}, "trained")],
+)
+def test_config_refuses_numbers_that_do_not_fit(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(CONFIG, **change)
+
+
+def test_pattern_without_a_parameter_is_refused_with_the_names():
+    with pytest.raises(ValueError, match="blocks/up"):
+        optimizer.make(dataclasses.replace(CONFIG, trained=("block/*",)), PARAMS)

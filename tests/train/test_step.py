@@ -1,0 +1,183 @@
+"""Laws of the step: pieces and devices change nothing, it compiles once."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cm3leon_jax import sharding
+from cm3leon_jax import vocab as vocab_lib
+from cm3leon_jax.documents import packing
+from cm3leon_jax.models import transformer
+from cm3leon_jax.train import checkpoint, optimizer, state, step
+
+VOCAB = vocab_lib.Vocab(
+    text_size=32, image_size=16, control_size=16, num_sentinels=8, codes_per_image=4
+)
+MODEL = transformer.TransformerConfig(
+    num_layers=2,
+    num_heads=4,
+    model_dim=32,
+    head_dim=8,
+    mlp_dim=64,
+    vocab_size=64,
+    max_length=16,
+    init_std=0.05,
+)
+OPTIMIZER = optimizer.OptimizerConfig(peak_lr=1e-2, warmup_steps=1, num_steps=100)
+
+
+def batch(seed=0, rows=8, length=16):
+    rng = np.random.default_rng(seed)
+    draw = lambda: packing.Piece(
+        rng.integers(0, 64, size := rng.integers(3, 13)).astype(np.int32),
+        (rng.random(size) < 0.7).astype(np.float32),
+    )
+    packed = packing.pack([draw() for _ in range(3 * rows)], length)
+    return packing.Batch(*(x[:rows] for x in packed))
+
+
+@functools.cache
+def update():
+    shapes = jax.eval_shape(lambda: transformer.Transformer(MODEL, rngs=_rngs()))
+    return optimizer.make(OPTIMIZER, shapes)
+
+
+def _rngs():
+    from flax import nnx
+
+    return nnx.Rngs(0)
+
+
+@functools.cache
+def start():
+    return jax.jit(lambda key: state.init(MODEL, update(), key))(jax.random.key(0))
+
+
+def run(steps=3, mesh=None, **options):
+    config = step.StepConfig(**options)
+    one = jax.jit(step.make(config, update(), VOCAB))
+    now, losses = start(), []
+    for i in range(steps):
+        rows = batch(i)
+        if mesh is not None:
+            if i == 0:
+                places = sharding.shardings(now, mesh, transformer.LOGICAL_AXES)
+                now = jax.device_put(now, places)
+            rows = sharding.put_batch(rows, mesh)
+        now, metrics = one(now, rows)
+        losses.append(float(metrics["loss"]))
+    assert one._cache_size() <= 2
+    return now, losses
+
+
+@functools.cache
+def plain():
+    return run()
+
+
+def assert_same(got, expected):
+    np.testing.assert_allclose(got[1], expected[1], rtol=1e-5)
+    pairs = (checkpoint.flatten(x[0].model) for x in (got, expected))
+    a, b = pairs
+    for name in a:
+        # Adam divides by tiny second moments: an update is at most lr a step.
+        np.testing.assert_allclose(a[name], b[name], atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("num_microbatches", [2, 8])
+def test_microbatches_with_ragged_weights_equal_one_batch(num_microbatches):
+    assert_same(run(num_microbatches=num_microbatches), plain())
+
+
+def test_chunks_of_the_loss_change_nothing():
+    assert_same(run(chunk_mb=0.005), plain())
+
+
+@pytest.mark.parametrize(
+    "sizes", [(2, 1, 1, 1), (1, 4, 1, 1), (1, 1, 4, 1), (2, 2, 2, 1), (1, 2, 2, 2)]
+)
+def test_devices_in_every_axis_change_nothing(sizes):
+    count = int(np.prod(sizes))
+    mesh = sharding.make_mesh(sharding.MeshConfig(*sizes), jax.devices()[:count])
+    assert_same(run(mesh=mesh), plain())
+
+
+def test_loss_falls_on_one_batch():
+    one = jax.jit(step.make(step.StepConfig(), update(), VOCAB))
+    now, rows = start(), batch()
+    losses = []
+    for _ in range(30):
+        now, metrics = one(now, rows)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_batch_without_weight_keeps_everything_finite():
+    rows = batch()._replace(weights_BL=np.zeros((8, 16), np.float32))
+    one = jax.jit(step.make(step.StepConfig(), update(), VOCAB))
+    now, metrics = one(start(), rows)
+    assert metrics["loss"] == 0
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(now))
+
+
+def test_evaluation_is_the_loss_that_the_step_reports():
+    evaluate = jax.jit(step.evaluation(step.StepConfig(), VOCAB))
+    found = step.means(evaluate(start().model, batch(0)))
+    np.testing.assert_allclose(found["loss"], plain()[1][0], rtol=1e-6)
+    assert found["perplexity_text"] > 1 and found["perplexity_image"] > 1
+
+
+def test_losses_by_modality_add_up_to_the_loss():
+    rows = batch()
+    keep = VOCAB.is_text(rows.targets_BL) | VOCAB.is_image(rows.targets_BL)
+    rows = rows._replace(weights_BL=rows.weights_BL * keep)
+    sums = jax.jit(step.evaluation(step.StepConfig(), VOCAB))(start().model, rows)
+    np.testing.assert_allclose(
+        sums["nll"], sums["nll_text"] + sums["nll_image"], rtol=1e-6
+    )
+
+
+def test_microbatches_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match="num_microbatches=3 must divide the 8 rows"):
+        run(num_microbatches=3)
+
+
+def test_saved_and_restored_run_equals_one_that_never_stopped(tmp_path):
+    one = jax.jit(step.make(step.StepConfig(), update(), VOCAB))
+    now, _ = one(start(), batch(0))
+    saver = checkpoint.Checkpointer(tmp_path)
+    saver.save(1, now)
+    saver.wait()
+    restored = saver.restore(start()).state
+    for _ in range(2):
+        now, restored = one(now, batch(1))[0], one(restored, batch(1))[0]
+    for a, b in zip(jax.tree.leaves(now), jax.tree.leaves(restored), strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+def test_golden_first_step():
+    """Changes here mean that training changed: say so in the changelog."""
+    _, metrics = jax.jit(step.make(step.StepConfig(), update(), VOCAB))(
+        start(), batch(0)
+    )
+    golden = {"loss": GOLDEN_LOSS, "gradient_norm": GOLDEN_NORM}
+    got = {name: float(metrics[name]) for name in golden}
+    assert got == pytest.approx(golden, rel=1e-5)
+
+
+def test_bfloat16_step_is_close_to_float32():
+    config = dataclasses.replace(MODEL, dtype="bfloat16")
+    model = start().model
+    half = transformer.Transformer(config, rngs=_rngs())
+    half = jax.tree.unflatten(jax.tree.structure(half), jax.tree.leaves(model))
+    evaluate = jax.jit(step.evaluation(step.StepConfig(), VOCAB))
+    got = step.means(evaluate(half, batch(0)))["loss"]
+    assert got == pytest.approx(plain()[1][0], rel=2e-2)
+    assert jax.tree.leaves(half)[0].dtype == jnp.float32
+
+
+GOLDEN_LOSS, GOLDEN_NORM = 4.2291694, 2.0159514
