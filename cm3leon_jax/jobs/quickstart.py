@@ -1,0 +1,136 @@
+"""The whole path on one machine, as the stages that a pod runs with larger numbers.
+
+Nothing is computed here: every stage is a public command in a folder of its own, and
+what they wrote becomes one table and one page.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+import ml_collections
+
+from cm3leon_jax import storage
+from cm3leon_jax.jobs import folder, stages
+from cm3leon_jax.jobs.stages import Stage
+from cm3leon_jax.reports import run as report
+
+
+def run(config: ml_collections.ConfigDict, workdir: str) -> None:
+    """Runs the stages, writes `metrics.json` and `report.html`, prints the table.
+
+    Raises:
+      FileNotFoundError: If `config.data` names no folder.
+      ValueError: If a stage fails.
+    """
+    root = pathlib.Path(workdir)
+    if config.data and not pathlib.Path(config.data).is_dir():
+        raise FileNotFoundError(
+            f"no folder {config.data}; DATA names a folder of captioned pictures"
+        )
+    if folder.start(config, workdir):
+        stages.run(plan(root, config.preset, config.data), root)
+        took = stages.record(root)
+        evaluated = folder.summary(str(root / "evaluate"))
+        metrics = {
+            **(evaluated or {}),
+            "seconds": round(sum(stage["seconds"] for stage in took.values()), 1),
+            "peak_memory_gb": max(stage["peak_memory_gb"] for stage in took.values()),
+        }
+        storage.write_json(root / "metrics.json", metrics)
+        report.write(root, metrics, took)
+        folder.finish(workdir, metrics)
+    _print_table(storage.read_json(root / "metrics.json"))
+    print(f"\nreport: {root / 'report.html'}")
+
+
+def plan(root: pathlib.Path, preset: str, data: str) -> list[Stage]:
+    """The stages of a run in `root`, on the built-in scenes or on a folder `data`.
+
+    Stages on a person's own pictures get `pictures` beside the preset: captions and
+    drawings are their only tasks, since nothing else is annotated.
+    """
+    argument = f"{preset},pictures" if data else preset
+    pictures = data or str(root / "scenes")
+    if data:
+        first = Stage(
+            "check",
+            f"configs/check.py:{preset}",
+            {"pictures.folder": data},
+            "look through the pictures and captions",
+        )
+    else:
+        first = Stage(
+            "scenes",
+            f"configs/scenes.py:{preset}",
+            {},
+            "draw the built-in world: pictures, captions, annotations",
+        )
+
+    def stage(name: str, about: str, config: str = "", **overrides: str) -> Stage:
+        fields = {key.replace("__", "."): value for key, value in overrides.items()}
+        return Stage(name, f"configs/{config or name}.py:{argument}", fields, about)
+
+    def made(name: str) -> str:
+        return str(root / name)
+
+    return [
+        first,
+        stage(
+            "tokenizer",
+            "train the text tokenizer on the captions",
+            pictures__folder=pictures,
+        ),
+        stage(
+            "vqgan",
+            "train the image tokenizer: pixels to codes and back",
+            pictures__folder=pictures,
+        ),
+        stage(
+            "clip",
+            "train the bi-encoder: pictures and captions to vectors",
+            pictures__folder=pictures,
+            tokenizer=made("tokenizer"),
+        ),
+        stage(
+            "shards",
+            "tokenise documents and their vectors into shards",
+            pictures__folder=pictures,
+            tokenizer=made("tokenizer"),
+            image_tokenizer=made("vqgan"),
+            embedder=made("clip"),
+        ),
+        stage(
+            "retrieve",
+            "find every document's neighbours and join them",
+            shards=made("shards"),
+        ),
+        stage(
+            "pretrain",
+            "retrieval-augmented pretraining, causal-masked",
+            shards=made("retrieve"),
+        ),
+        stage(
+            "sft",
+            "instruction tuning: the same step on a mixture of tasks",
+            shards=made("retrieve"),
+            init_from=made("pretrain"),
+        ),
+        stage(
+            "evaluate",
+            "draw, caption, answer, edit, infill, and measure it",
+            model=made("sft"),
+            pictures__folder=pictures,
+        ),
+    ]
+
+
+def _print_table(metrics: dict[str, float]) -> None:
+    """Prints every number beside what guessing gives."""
+    print(f"\n{'':28}{'measured':>12}{'guessing':>12}")
+    for name, value in metrics.items():
+        if name.endswith("_guess"):
+            continue
+        guess = metrics.get(f"{name}_guess")
+        beside = "" if guess is None else f"{guess:12.3f}"
+        print(f"{name:28}{value:12.3f}{beside}")
