@@ -27,6 +27,7 @@ class SceneEvalConfig:
     """What is measured, and how ids are drawn.
 
     Attributes:
+      parts: Names from `scenes.PARTS`: what is measured.
       num_cases: Cases of every number; all there are, if fewer.
       num_samples: Drawings of which the bi-encoder picks one.
       drawing: For pictures.
@@ -38,6 +39,7 @@ class SceneEvalConfig:
       seed: Decides questions, edits and hidden objects, and the seeds of drawings.
     """
 
+    parts: tuple[str, ...]
     num_cases: int
     num_samples: int
     drawing: Sampling

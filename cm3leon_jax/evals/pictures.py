@@ -24,9 +24,9 @@ import numpy as np
 from cm3leon_jax.decoding import prompts, scoring
 from cm3leon_jax.decoding.sampling import Sampling
 from cm3leon_jax.decoding.writer import Order, Writer
-from cm3leon_jax.documents.example import Hole
 from cm3leon_jax.evals import chance
 from cm3leon_jax.evals.bench import Sample
+from cm3leon_jax.tasks import caption
 
 NUM_CHOICES = 100  # captions among which a drawing finds its own
 
@@ -152,14 +152,14 @@ def captions(
     """Captions that the model writes, against the true ones."""
     orders = [
         Order(
-            ("Describe the given picture. ", Hole(), picture),
+            caption.prompt(picture),
             seed=config.seed + index,
             sampling=config.writing,
             max_text=config.max_caption,
         )
         for index, picture in enumerate(held_out.pictures)
     ]
-    written = [(result.text or "").strip() for result in writer.run(orders)]
+    written = [caption.parse(result.text or "") for result in writer.run(orders)]
     metrics = {
         "captions": chance.mean(word_f1, held_out.texts, written),
         "captions_guess": chance.guess(

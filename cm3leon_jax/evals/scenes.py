@@ -25,12 +25,13 @@ import numpy as np
 
 from cm3leon_jax.decoding import rerank
 from cm3leon_jax.decoding.writer import Order
-from cm3leon_jax.documents.example import Hole
 from cm3leon_jax.evals import chance
 from cm3leon_jax.evals.bench import Bench, Case, Sample
 from cm3leon_jax.scenes import annotations, drawing, edits, judge, language, scores
 from cm3leon_jax.scenes.questions import Question
 from cm3leon_jax.scenes.world import Scene, WorldConfig
+from cm3leon_jax.tasks import caption, edit, layout, pair, segmentation, vqa
+from cm3leon_jax.tasks.row import Box
 
 MAX_YES_NO_SHARE = 0.5  # of the questions that are measured
 
@@ -64,16 +65,11 @@ def evaluate(
     scenes, crests = scenes[:limit], crests[:limit]
     metrics: dict[str, float] = {"num_scenes": len(scenes), "num_emblems": len(crests)}
     samples: list[Sample] = []
-    for part, chosen in (
-        (objects, scenes),
-        (captions, scenes),
-        (answers, scenes),
-        (edited, scenes),
-        (infills, scenes),
-        (emblems, crests),
-    ):
-        report(part.__name__)
-        found, shown = part(bench, chosen)
+    for name in bench.config.parts:
+        if name not in PARTS:
+            raise ValueError(f"parts: {name!r} is not one of {', '.join(PARTS)}")
+        report(name)
+        found, shown = PARTS[name](bench, crests if name == "emblems" else scenes)
         metrics.update(found)
         samples += shown
     return metrics, samples
@@ -86,7 +82,7 @@ def objects(bench: Bench, cases: Sequence[Case]) -> Outcome:
     true pictures after encoding and decoding.
     """
     config, asked = bench.config, [case.scene for case in cases]
-    prompts = [(case.text,) for case in cases]
+    prompts = [pair.prompt(case.text) for case in cases]
     metrics, samples = {}, []
     for key, sampling in (
         ("objects", config.drawing),
@@ -126,9 +122,10 @@ def objects(bench: Bench, cases: Sequence[Case]) -> Outcome:
 def captions(bench: Bench, cases: Sequence[Case]) -> Outcome:
     """Describing a picture."""
     written = bench.write(
-        [("Describe the given picture. ", Hole(), case.picture) for case in cases],
+        [caption.prompt(case.picture) for case in cases],
         bench.config.max_caption,
     )
+    written = [caption.parse(text) for text in written]
     parsed = [language.parse_caption(text, bench.world) for text in written]
     shown = [case.scene for case in cases]
     metrics = _measured("captions", scores.captions, shown, parsed, shown)
@@ -154,12 +151,11 @@ def answers(bench: Bench, cases: Sequence[Case]) -> Outcome:
     closed = [pair for pair in asked if pair[1].kind == "yes/no"][:limit]
     asked = [pair for pair in asked if pair[1].kind != "yes/no"] + closed
     written = bench.write(
-        [
-            (f"Question: {each.question} Answer:", Hole(), ".", case.picture)
-            for case, each in asked
-        ],
+        [vqa.prompt(each.question, case.picture) for case, each in asked],
         bench.config.max_answer,
     )
+
+    written = [vqa.parse(text) for text in written]
 
     def score(question: Question, answer: str) -> float:
         return float(question.answer == answer)
@@ -196,19 +192,12 @@ def edited(bench: Bench, cases: Sequence[Case]) -> Outcome:
     proposed = [
         (case, edits.propose(case.scene, bench.world, "test", rng)) for case in cases
     ]
-    asked = [(case, edit) for case, edit in proposed if edit is not None]
+    asked = [(case, change) for case, change in proposed if change is not None]
     pictures, read = bench.draw(
-        [
-            (
-                "Edit first image following the instruction",
-                case.picture,
-                edit.instruction,
-            )
-            for case, edit in asked
-        ],
+        [edit.prompt(case.picture, change.instruction) for case, change in asked],
         bench.config.drawing,
     )
-    after = [edit.after for _, edit in asked]
+    after = [change.after for _, change in asked]
     before = [case.scene for case, _ in asked]
     metrics = _measured("edits", scores.edits, after, read, after)
     kept = chance.mean(scores.edits, after, before)
@@ -216,14 +205,14 @@ def edited(bench: Bench, cases: Sequence[Case]) -> Outcome:
     samples = [
         Sample(
             "edits",
-            edit.instruction,
-            scores.edits(edit.after, scene),
-            bench.caption(edit.after),
+            change.instruction,
+            scores.edits(change.after, scene),
+            bench.caption(change.after),
             bench.caption(scene),
             case.picture,
             picture,
         )
-        for (case, edit), picture, scene in zip(asked, pictures, read, strict=True)
+        for (case, change), picture, scene in zip(asked, pictures, read, strict=True)
     ]
     return metrics, samples
 
@@ -272,7 +261,7 @@ def emblems(bench: Bench, cases: Sequence[Case]) -> Outcome:
         ("emblems_shuffled", [found[other] for other in others]),
     ):
         pictures, read = bench.draw(
-            [(text,) for text in texts], bench.config.drawing, neighbours
+            [pair.prompt(text) for text in texts], bench.config.drawing, neighbours
         )
         metrics |= _measured(key, scores.emblems, asked, read, asked)
         drawn = _drawings(key, bench, cases, pictures, read, scores.emblems)
@@ -281,6 +270,52 @@ def emblems(bench: Bench, cases: Sequence[Case]) -> Outcome:
             for sample, places in zip(drawn, neighbours, strict=True)
         ]
     return metrics, samples
+
+
+def layouts(bench: Bench, cases: Sequence[Case]) -> Outcome:
+    """Drawing from a caption and boxes."""
+    parts = []
+    for case in cases:
+        found = annotations.boxes(case.scene, bench.world)
+        size = bench.world.image_size
+        boxes = [
+            Box(each["name"], tuple(corner / size for corner in each["box"]))
+            for each in found
+        ]
+        parts.append(layout.prompt(case.text, boxes))
+    return _drawn("layouts", bench, cases, parts)
+
+
+def segmentations(bench: Bench, cases: Sequence[Case]) -> Outcome:
+    """Drawing from a segmentation map and a caption."""
+    parts = [
+        segmentation.prompt(
+            annotations.segmentation(case.scene, bench.world)[0], case.text
+        )
+        for case in cases
+    ]
+    return _drawn("segmentations", bench, cases, parts)
+
+
+PARTS: dict[str, Callable[[Bench, Sequence[Case]], Outcome]] = {
+    "objects": objects,
+    "captions": captions,
+    "answers": answers,
+    "edits": edited,
+    "infills": infills,
+    "emblems": emblems,
+    "layouts": layouts,
+    "segmentations": segmentations,
+}
+
+
+def _drawn(
+    key: str, bench: Bench, cases: Sequence[Case], parts: Sequence[tuple]
+) -> Outcome:
+    pictures, read = bench.draw(parts, bench.config.drawing)
+    asked = [case.scene for case in cases]
+    samples = _drawings(key, bench, cases, pictures, read, scores.objects)
+    return _measured(key, scores.objects, asked, read, asked), samples
 
 
 def _measured(

@@ -51,6 +51,12 @@ class Oracle:
                 return Result(text=" " + self._answers[picture.tobytes(), question])
             assert isinstance(order.parts[1], Hole)
             return Result(text=language.caption(judge.read(picture, QUICK), QUICK))
+        words = order.parts[0]
+        if words.startswith("Generate high quality image of "):
+            text = words.removeprefix("Generate high quality image of ")
+            return self._draw(language.parse_caption(text.split(" with ")[0], QUICK))
+        if words.startswith("Make high quality"):
+            return self._draw(language.parse_caption(order.parts[2], QUICK))
         if len(order.parts) == 3:
             before = judge.read(order.parts[1], QUICK)
             return self._draw(edits.apply(order.parts[2], before, QUICK))
@@ -96,6 +102,7 @@ def _bench(writer):
         return places
 
     config = benches.SceneEvalConfig(
+        parts=tuple(scenes.PARTS),
         num_cases=NUM_CASES,
         num_samples=2,
         drawing=PLAIN,
@@ -127,6 +134,8 @@ KEYS = (
     "answers",
     "edits",
     "infills",
+    "layouts",
+    "segmentations",
     "emblems_1",
     "emblems_2",
 )
