@@ -158,6 +158,10 @@ class Bench:
         return language.caption(scene, self.world)
 
 
+# Numbers by name, and samples.
+Outcome = tuple[dict[str, float], list[Sample]]
+
+
 def read_cases(folder: pathlib.Path) -> list[Case]:
     """Reads a split that the job `scenes` wrote.
 

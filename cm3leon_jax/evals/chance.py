@@ -46,6 +46,20 @@ def guess(
     return max(shuffled, constant)
 
 
+def measured(
+    key: str,
+    score: Score,
+    asked: Sequence[Any],
+    made: Sequence[Any],
+    constants: Sequence[Any],
+) -> dict[str, float]:
+    """Returns the mean score under `key`, and `guess` under `{key}_guess`."""
+    return {
+        key: mean(score, asked, made),
+        f"{key}_guess": guess(score, asked, made, constants),
+    }
+
+
 def guess_by_kind(
     score: Score,
     asked: Sequence[Any],

@@ -25,18 +25,12 @@ import numpy as np
 
 from cm3leon_jax.decoding import rerank
 from cm3leon_jax.decoding.writer import Order
-from cm3leon_jax.evals import chance
-from cm3leon_jax.evals.bench import Bench, Case, Sample
+from cm3leon_jax.evals import chance, descriptions
+from cm3leon_jax.evals.bench import Bench, Case, Outcome, Sample
 from cm3leon_jax.scenes import annotations, drawing, edits, judge, language, scores
-from cm3leon_jax.scenes.questions import Question
 from cm3leon_jax.scenes.world import Scene, WorldConfig
-from cm3leon_jax.tasks import caption, edit, layout, pair, segmentation, vqa
+from cm3leon_jax.tasks import edit, layout, pair, segmentation
 from cm3leon_jax.tasks.row import Box
-
-MAX_YES_NO_SHARE = 0.5  # of the questions that are measured
-
-
-Outcome = tuple[dict[str, float], list[Sample]]
 
 
 def evaluate(
@@ -90,7 +84,7 @@ def objects(bench: Bench, cases: Sequence[Case]) -> Outcome:
         ("objects_contrastive", config.contrastive),
     ):
         pictures, read = bench.draw(prompts, sampling)
-        metrics |= _measured(key, scores.objects, asked, read, asked)
+        metrics |= chance.measured(key, scores.objects, asked, read, asked)
         samples += _drawings(key, bench, cases, pictures, read, scores.objects)
     key = f"objects_best_of_{config.num_samples}"
     many, _ = bench.draw(
@@ -101,7 +95,7 @@ def objects(bench: Bench, cases: Sequence[Case]) -> Outcome:
     best = rerank.best(texts, grouped, bench.embed_text, bench.embed_pictures)
     pictures = grouped[np.arange(len(cases)), best]
     read = judge.read_all(pictures, bench.world)
-    metrics |= _measured(key, scores.objects, asked, read, asked)
+    metrics |= chance.measured(key, scores.objects, asked, read, asked)
     samples += _drawings(key, bench, cases, pictures, read, scores.objects)
     true = np.stack([case.picture for case in cases])
     writer = bench.writer
@@ -119,73 +113,6 @@ def objects(bench: Bench, cases: Sequence[Case]) -> Outcome:
     return metrics, samples
 
 
-def captions(bench: Bench, cases: Sequence[Case]) -> Outcome:
-    """Describing a picture."""
-    written = bench.write(
-        [caption.prompt(case.picture) for case in cases],
-        bench.config.max_caption,
-    )
-    written = [caption.parse(text) for text in written]
-    parsed = [language.parse_caption(text, bench.world) for text in written]
-    shown = [case.scene for case in cases]
-    metrics = _measured("captions", scores.captions, shown, parsed, shown)
-    samples = [
-        Sample(
-            "captions",
-            "Describe the given picture.",
-            scores.captions(case.scene, scene),
-            case.text,
-            text,
-            case.picture,
-        )
-        for case, text, scene in zip(cases, written, parsed, strict=True)
-    ]
-    return metrics, samples
-
-
-def answers(bench: Bench, cases: Sequence[Case]) -> Outcome:
-    """Answering one question a picture, not over half of them yes or no."""
-    rng = random.Random(f"questions/{bench.config.seed}")
-    asked = [(case, rng.choice(case.questions)) for case in cases if case.questions]
-    limit = int(MAX_YES_NO_SHARE * len(asked))
-    closed = [pair for pair in asked if pair[1].kind == "yes/no"][:limit]
-    asked = [pair for pair in asked if pair[1].kind != "yes/no"] + closed
-    written = bench.write(
-        [vqa.prompt(each.question, case.picture) for case, each in asked],
-        bench.config.max_answer,
-    )
-
-    written = [vqa.parse(text) for text in written]
-
-    def score(question: Question, answer: str) -> float:
-        return float(question.answer == answer)
-
-    questions = [question for _, question in asked]
-    metrics = {
-        "answers": chance.mean(score, questions, written),
-        "answers_guess": chance.guess_by_kind(
-            score,
-            questions,
-            written,
-            [question.kind for question in questions],
-            sorted({question.answer for question in questions}),
-        ),
-        "answers_yes_no_share": len(closed) / len(asked),
-    }
-    samples = [
-        Sample(
-            "answers",
-            question.question,
-            score(question, text),
-            question.answer,
-            text,
-            case.picture,
-        )
-        for (case, question), text in zip(asked, written, strict=True)
-    ]
-    return metrics, samples
-
-
 def edited(bench: Bench, cases: Sequence[Case]) -> Outcome:
     """Editing by instruction; leaving the picture as it is counts as a guess."""
     rng = random.Random(f"edits/{bench.config.seed}")
@@ -199,7 +126,7 @@ def edited(bench: Bench, cases: Sequence[Case]) -> Outcome:
     )
     after = [change.after for _, change in asked]
     before = [case.scene for case, _ in asked]
-    metrics = _measured("edits", scores.edits, after, read, after)
+    metrics = chance.measured("edits", scores.edits, after, read, after)
     kept = chance.mean(scores.edits, after, before)
     metrics["edits_guess"] = max(metrics["edits_guess"], kept)
     samples = [
@@ -227,7 +154,7 @@ def infills(bench: Bench, cases: Sequence[Case]) -> Outcome:
         bench.config.drawing,
         hidden=masks,
     )
-    metrics = _measured(
+    metrics = chance.measured(
         "infills", scores.infills, hidden, read, [case.scene for case in cases]
     )
     samples = [
@@ -263,7 +190,7 @@ def emblems(bench: Bench, cases: Sequence[Case]) -> Outcome:
         pictures, read = bench.draw(
             [pair.prompt(text) for text in texts], bench.config.drawing, neighbours
         )
-        metrics |= _measured(key, scores.emblems, asked, read, asked)
+        metrics |= chance.measured(key, scores.emblems, asked, read, asked)
         drawn = _drawings(key, bench, cases, pictures, read, scores.emblems)
         samples += [
             dataclasses.replace(sample, neighbours=places)
@@ -299,13 +226,14 @@ def segmentations(bench: Bench, cases: Sequence[Case]) -> Outcome:
 
 PARTS: dict[str, Callable[[Bench, Sequence[Case]], Outcome]] = {
     "objects": objects,
-    "captions": captions,
-    "answers": answers,
+    "captions": descriptions.captions,
+    "answers": descriptions.answers,
     "edits": edited,
     "infills": infills,
     "emblems": emblems,
     "layouts": layouts,
     "segmentations": segmentations,
+    "text_infills": descriptions.text_infills,
 }
 
 
@@ -315,14 +243,7 @@ def _drawn(
     pictures, read = bench.draw(parts, bench.config.drawing)
     asked = [case.scene for case in cases]
     samples = _drawings(key, bench, cases, pictures, read, scores.objects)
-    return _measured(key, scores.objects, asked, read, asked), samples
-
-
-def _measured(
-    key: str, score: Callable, asked: Sequence, made: Sequence, constants: Sequence
-) -> dict[str, float]:
-    guess = chance.guess(score, asked, made, constants)
-    return {key: chance.mean(score, asked, made), f"{key}_guess": guess}
+    return chance.measured(key, scores.objects, asked, read, asked), samples
 
 
 def _drawings(

@@ -50,6 +50,15 @@ class Oracle:
                 question = words.removeprefix("Question: ").removesuffix(" Answer:")
                 return Result(text=" " + self._answers[picture.tobytes(), question])
             assert isinstance(order.parts[1], Hole)
+            if len(order.parts) == 4:
+                name = order.parts[2].split()[0]
+                things = judge.read(picture, QUICK).things
+                place = order.parts[2].split(" at the ")[1].split(" on ")[0]
+                place = place.split(" and ")[0].split(",")[0]
+                for thing in things:
+                    where = language.place(thing, QUICK)
+                    if (thing.shape, where) == (name, place):
+                        return Result(text=thing.colour)
             return Result(text=language.caption(judge.read(picture, QUICK), QUICK))
         words = order.parts[0]
         if words.startswith("Generate high quality image of "):
@@ -136,6 +145,7 @@ KEYS = (
     "infills",
     "layouts",
     "segmentations",
+    "text_infills",
     "emblems_1",
     "emblems_2",
 )
