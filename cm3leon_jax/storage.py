@@ -91,7 +91,7 @@ def save_arrays(
       metadata: Strings kept in the file's header.
     """
     data = safetensors.numpy.save(
-        {name: np.ascontiguousarray(array) for name, array in arrays.items()},
+        {name: np.asarray(array, order="C") for name, array in arrays.items()},
         dict(metadata or {}),
     )
     write_bytes(path, data)

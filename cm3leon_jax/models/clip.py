@@ -326,7 +326,7 @@ class Clip(nnx.Module):
         """
         self.vision = VisionTower(config, rngs=rngs)
         self.text = TextTower(config, rngs=rngs)
-        self.logit_scale = nnx.Param(jnp.asarray(INITIAL_LOGIT_SCALE))
+        self.logit_scale = nnx.Param(jnp.asarray(INITIAL_LOGIT_SCALE, jnp.float32))
 
     def embed_pictures(
         self, pixels_BYXC: jax.Array, kept_BP: jax.Array | None = None

@@ -20,6 +20,8 @@ import sentencepiece
 
 from cm3leon_jax import storage
 
+FILE_NAME = "text.model"  # in the folder of a job
+
 # SentencePiece writes a space inside its pieces as this character, so the
 # character itself would come back as a space. It is encoded as its three bytes.
 _SPACE_MARK = "\u2581"
@@ -65,14 +67,17 @@ class TextTokenizer:
 
     @classmethod
     def load(cls, path: storage.Path) -> "TextTokenizer":
-        """Returns the tokenizer in a `.model` file.
+        """Returns the tokenizer in a `.model` file, or in a job's folder.
 
         Raises:
           FileNotFoundError: if there is no such file.
           ValueError: if it is not a usable model, see `__init__`.
         """
+        path = pathlib.Path(path)
+        if path.is_dir():
+            path = path / FILE_NAME
         try:
-            return cls(pathlib.Path(path).read_bytes())
+            return cls(path.read_bytes())
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 

@@ -76,6 +76,8 @@ def test_decode_refuses_ids_of_other_ranges(tokenizer, wrong):
 def test_load_equals_the_trained_tokenizer(tokenizer, tmp_path):
     again = text.train(SENTENCES * 5, 320, tmp_path / "again.model")
     loaded = text.TextTokenizer.load(tmp_path / "again.model")
+    (tmp_path / "again.model").rename(tmp_path / text.FILE_NAME)
+    assert text.TextTokenizer.load(tmp_path).digest == loaded.digest
     assert again.digest == tokenizer.digest == loaded.digest
     assert loaded.encode("a blue circle") == tokenizer.encode("a blue circle")
 
