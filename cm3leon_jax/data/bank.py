@@ -1,9 +1,9 @@
-"""A memory bank that prompts are looked up in: a split of shards with its vectors."""
+"""A memory bank that prompts are looked up in: splits of shards with their vectors."""
 
 from __future__ import annotations
 
 import dataclasses
-import pathlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -38,38 +38,32 @@ class Found:
 class Bank:
     """Documents that are found by the words of a prompt alone.
 
+    A document's place counts through the splits in their order.
+
     Attributes:
-      source: The split.
+      sources: The splits.
     """
 
-    def __init__(self, source: shards.Source):
-        """Reads the vectors of all documents; tokens are read when found."""
-        self.source = source
-        vectors = []
-        for start in range(0, len(source), _READ):
-            stop = min(start + _READ, len(source))
-            records = source.records(range(start, stop))
-            vectors += [_vectors(record) for record in records]
+    def __init__(self, sources: Sequence[shards.Source]):
+        """Reads the vectors of all documents; tokens are read when found.
+
+        Raises:
+          ValueError: If no document has a vector.
+        """
+        self.sources = tuple(sources)
+        self._starts = np.cumsum([0, *(len(source) for source in self.sources)])
+        vectors = [pair for source in self.sources for pair in _all_vectors(source)]
         width = max((len(v) for pair in vectors for v in pair), default=0)
         if not width:
+            folders = ", ".join(str(source.folder) for source in self.sources)
             raise ValueError(
-                f"{source.folder} has no vectors to search; write it with an embedder"
+                f"{folders} has no vectors to search; write it with an embedder"
             )
         self._vectors = neighbors.Vectors(
             ids=np.arange(len(vectors), dtype=np.int32),
             text=np.stack([_filled(text, width) for text, _ in vectors]),
             image=np.stack([_filled(image, width) for _, image in vectors]),
         )
-
-    @classmethod
-    def open(cls, folder: pathlib.Path, split: str) -> Bank:
-        """Opens a split of a set of shards.
-
-        Raises:
-          FileNotFoundError: If there is none.
-          ValueError: If it has no vectors.
-        """
-        return cls(shards.open(folder, split))
 
     def find(self, text_NE: np.ndarray, count: int) -> list[list[Found]]:
         """Returns the documents found by each text, best first.
@@ -102,17 +96,26 @@ class Bank:
         Raises:
           ValueError: If it is damaged.
         """
-        record = self.source.records([place])[0]
+        number = int(np.searchsorted(self._starts, place, side="right")) - 1
+        source = self.sources[number]
+        record = source.records([place - int(self._starts[number])])[0]
         if record is None:
             raise ValueError(
-                f"record {place} of the bank {self.source.folder} is damaged; write"
-                " its shards again"
+                f"record {place} of the bank {source.folder} is damaged; write its"
+                " shards again"
             )
         return record
 
     def document(self, place: int) -> Document:
         """What stands in front of a prompt."""
-        return self.record(place).document(self.source.info.vocab)
+        return self.record(place).document(self.sources[0].info.vocab)
+
+
+def _all_vectors(source: shards.Source) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The text and picture vectors of a split, in order."""
+    for start in range(0, len(source), _READ):
+        for record in source.records(range(start, min(start + _READ, len(source)))):
+            yield _vectors(record)
 
 
 def _vectors(record: Record | None) -> tuple[np.ndarray, np.ndarray]:

@@ -20,6 +20,7 @@ import dataclasses
 import os
 import struct
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -28,6 +29,8 @@ from cm3leon_jax.data.refusals import Reason, RefusedError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+
+_ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 lie on their side
 
 # What Pillow's decoders are known to raise on damaged or hostile files.
 _DECODER_ERRORS = (
@@ -96,6 +99,51 @@ def load(path: str | os.PathLike[str], config: PictureConfig) -> np.ndarray:
         raise RefusedError(
             Reason.UNREADABLE, f"{first[:120]}; replace or delete it"
         ) from error
+
+
+def crop_boxes(boxes: Sequence[Sequence[float]], width: int, height: int) -> np.ndarray:
+    """Carries boxes in a picture's pixels over to what `load` makes of it.
+
+        a picture of 100 x 50, its middle half     boxes [[50 0 100 50]]
+        shares of the 50 x 50 in its middle               [[0.5 0 1 1]]
+
+    Args:
+      boxes: M boxes (x0, y0, x1, y1), ends exclusive.
+      width: Of the picture as it is shown (EXIF followed), in pixels.
+      height: Likewise.
+
+    Returns:
+      float64[M, 4], shares of the square, clipped to it; a box that was cut off
+      altogether is empty.
+
+    Raises:
+      ValueError: If a box is no four numbers, or ends before it begins.
+    """
+    try:
+        boxes_M4 = np.asarray(boxes, np.float64).reshape(len(boxes), 4)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"boxes must be four numbers each, got {boxes!r}") from error
+    if not np.isfinite(boxes_M4).all() or (boxes_M4[:, :2] > boxes_M4[:, 2:]).any():
+        raise ValueError(f"boxes must be x0 <= x1 and y0 <= y1, got {boxes!r}")
+    side = min(width, height)
+    shift = np.array([(width - side) / 2, (height - side) / 2] * 2)
+    return np.clip((boxes_M4 - shift) / side, 0.0, 1.0)
+
+
+def shown_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Width and height of a picture as it is shown, from its header.
+
+    Raises:
+      RefusedError: If it cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=FORMATS) as picture:
+                turned = picture.getexif().get(_ORIENTATION, 1) >= 5
+                return picture.size[::-1] if turned else picture.size
+    except _DECODER_ERRORS as error:
+        raise RefusedError(Reason.UNREADABLE, "no readable header") from error
 
 
 def _check_size(picture: Image.Image, config: PictureConfig) -> None:

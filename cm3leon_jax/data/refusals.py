@@ -67,6 +67,12 @@ class Refusals:
         if len(self.lines) < self.max_lines:
             self.lines.append(f"{name}: {error}")
 
+    def add(self, counted: dict[str, Any]) -> None:
+        """Adds what another `to_json` says."""
+        self.accepted += counted["accepted"]
+        self._by_reason.update(counted["by_reason"])
+        self.lines += counted["lines"][: self.max_lines - len(self.lines)]
+
     @property
     def refused(self) -> int:
         """How many were not taken."""

@@ -137,3 +137,11 @@ def test_a_huge_text_chunk_is_refused(tmp_path):
     text = _chunk(b"zTXt", b"key\0\0" + zlib.compress(bytes(80_000_000)))
     (tmp_path / "a.png").write_bytes(_png(16, 16, text))
     assert _load_reason(tmp_path / "a.png") == Reason.UNREADABLE
+
+
+def test_boxes_follow_the_crop():
+    boxes = pictures.crop_boxes([[50, 0, 100, 50], [0, 0, 20, 50]], 100, 50)
+    np.testing.assert_allclose(boxes, [[0.5, 0, 1, 1], [0, 0, 0, 1]])
+    for bad in ([[1, 2, 3]], [[0, 0, -1, 5]], [["a", 0, 1, 1]], [[0, 0, np.nan, 1]]):
+        with pytest.raises(ValueError, match="boxes must be"):
+            pictures.crop_boxes(bad, 10, 10)

@@ -1,0 +1,58 @@
+"""Pictures and text -> tokenised documents with their vectors, in shards.
+
+A set of documents for pretraining (`pairs`) and one for each task. `pictures`: the
+folder has captions alone, so captioning is the only task.
+
+Usage:
+    cm3leon --config configs/shards.py --workdir runs/shards \
+        --config.pictures.folder=runs/scenes --config.tokenizer=runs/tokenizer/text.model \
+        --config.image_tokenizer=runs/vqgan --config.embedder=runs/clip
+    cm3leon --config configs/shards.py:quick --workdir runs/quickstart/shards ...
+    cm3leon --config configs/shards.py:quick,pictures --workdir runs/mine/shards ...
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(arg=None):
+    arg = common.parse_arg(arg, quick=False, full=False, debug=False, pictures=False)
+    small = arg["quick"] or arg["debug"] or arg["full"]
+    config = ml_collections.ConfigDict()
+    config.job = "shards"
+    config.pictures = dict(folder="")  # an imagefolder, or one a split
+    config.splits = common.splits(small)  # where the folder has no split folders
+    config.tokenizer = ""  # what the jobs `tokenizer`, `vqgan` and `clip` wrote
+    config.image_tokenizer = ""
+    config.embedder = ""  # empty: no vectors, and no retrieval
+    # Sizes of text and codebook are those of the tokenizers.
+    config.vocab = dict(
+        control_size=64 if small else 1_024, num_sentinels=32 if small else 512
+    )
+    config.tokenise = dict(
+        tasks=_tasks(small, arg["pictures"]),
+        query_drop_prob=0.2,  # CM3Leon, section 2.1
+        seed=0,
+    )
+    config.rows_per_shard = 2_048
+    config.num_threads = 2 if small else 16  # decoding pictures
+    if arg["debug"]:
+        config.rows_per_shard = 32
+        config.splits = dict(num_validation=4, num_test=8)
+    return config
+
+
+def _tasks(small, pictures):
+    # Few templates where the budget is small: each costs examples to learn.
+    tasks = dict(caption=dict(num_templates=1 if small else 4, long_share=0.5))
+    if pictures:
+        return tasks
+    tasks["caption"]["long_share"] = 0.1 if small else 0.5
+    return dict(
+        **tasks,
+        vqa=dict(num_templates=1 if small else 3, max_questions=4),
+        edit=dict(),
+        layout=dict(coordinates=16 if small else 256, max_boxes=8),
+        segmentation=dict(),
+    )

@@ -1,0 +1,144 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cm3leon_jax.data import tokenise
+from cm3leon_jax.data.pictures import PictureConfig
+from cm3leon_jax.data.refusals import Refusals
+from cm3leon_jax.data.sources import folder
+from cm3leon_jax.data.tokenise import TokeniseConfig, Tools
+from cm3leon_jax.vocab import Vocab
+
+VOCAB = Vocab(
+    text_size=300, image_size=256, control_size=40, num_sentinels=20, codes_per_image=4
+)
+PICTURE = PictureConfig(image_size=16)
+CONFIG = TokeniseConfig(
+    tasks={"caption": {}, "vqa": {"max_questions": 2}, "edit": {}, "layout": {}}
+)
+
+
+class FakeEmbedder:
+    """Vectors that name their input: first byte, and what was dropped."""
+
+    def embed_text(self, texts, *, drop_prob=0.0, seed=0):
+        return np.array([[ord(text[0]), drop_prob] for text in texts], np.float32)
+
+    def embed_pictures(self, pictures, *, drop_prob=0.0, seed=0):
+        return np.stack(
+            [pictures[:, 0, 0, 0], np.full(len(pictures), drop_prob)], axis=1
+        ).astype(np.float32)
+
+
+class FakeImages:
+    """Four codes, the corners' red; counts the pictures it was given."""
+
+    def __init__(self):
+        self.num_pictures = 0
+
+    def __call__(self, pictures):
+        self.num_pictures += len(pictures)
+        corners = pictures[:, ::15, ::15, 0]
+        return corners.reshape(len(pictures), 4).astype(np.int32)
+
+
+def _encode(text):
+    return [4 + byte for byte in text.encode()]
+
+
+def make_tools():
+    return Tools(VOCAB, _encode, FakeImages(), FakeEmbedder())
+
+
+def make_folder(root, count=6, bad=(), edit=True):
+    root.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for index in range(count):
+        name = f"{index:04d}.png"
+        Image.new("RGB", (16, 16), (index * 10, 0, 0)).save(root / name)
+        if index in bad:
+            (root / name).write_bytes(b"no picture")
+        Image.new("RGB", (32, 16), (200, 0, 0)).save(root / f"edit{name}")
+        row = {
+            "file_name": name,
+            "text": f"{chr(97 + index)} picture",
+            "licence": "CC0",
+            "questions": [{"question": "what?", "answer": f"{k}"} for k in range(3)],
+            "boxes": [{"name": "left half", "box": [0, 0, 8, 16]}],
+        }
+        if edit:
+            row["edit"] = {"instruction": "redden", "file_name": f"edit{name}"}
+        lines.append(json.dumps(row))
+    (root / folder.METADATA).write_text("\n".join(lines))
+    return root
+
+
+def _load(root):
+    rows = list(folder.read(root, Refusals()))
+    refusals = Refusals()
+    return tokenise.load(rows, PICTURE, refusals), refusals
+
+
+def test_records_of_every_task_hold_what_their_row_says(tmp_path):
+    rows, _ = _load(make_folder(tmp_path))
+    tools = make_tools()
+    made = tokenise.records(rows, tools, CONFIG, with_tasks=True, with_query=True)
+    counts = {name: len(records) for name, records in made.items()}
+    assert counts == {"pairs": 6, "caption": 6, "vqa": 12, "edit": 6, "layout": 6}
+    pair = made["pairs"][2]
+    text = np.array(_encode("c picture"), np.uint16)
+    codes = VOCAB.image_ids(np.full(4, 20))
+    np.testing.assert_array_equal(pair.tokens, [*text, VOCAB.break_id, *codes])
+    np.testing.assert_array_equal(pair.modality, [0, 1])
+    assert (pair.id, pair.licence, pair.task) == ("0002.png", "CC0", "pair")
+    np.testing.assert_allclose(pair.query_text_vector, [ord("c"), 0.2], atol=1e-3)
+    np.testing.assert_allclose(pair.image_vector, [20, 0])
+    answer = made["vqa"][0]
+    start, end = answer.target
+    assert bytes((answer.tokens[start:end] - 4).tolist()).decode().strip() in "012"
+    edited = made["edit"][0].document(VOCAB)
+    assert [int(s.modality) for s in edited.segments] == [0, 1, 0, 1]
+    np.testing.assert_array_equal(VOCAB.codes(edited.segments[3].ids), [200] * 4)
+
+
+def test_a_picture_is_encoded_once_however_many_examples_show_it(tmp_path):
+    rows, _ = _load(make_folder(tmp_path))
+    tools = make_tools()
+    tokenise.records(rows, tools, CONFIG, with_tasks=True, with_query=True)
+    assert tools.encode_pictures.num_pictures == 12
+
+
+def test_records_do_not_depend_on_the_rows_beside_them(tmp_path):
+    rows, _ = _load(make_folder(tmp_path))
+    flags = {"with_tasks": True, "with_query": False}
+    whole = tokenise.records(rows, make_tools(), CONFIG, **flags)
+    parts = [tokenise.records([row], make_tools(), CONFIG, **flags) for row in rows]
+    for name, records in whole.items():
+        alone = [record for part in parts for record in part[name]]
+        for one, other in zip(records, alone, strict=True):
+            assert one.id == other.id and one.content_hash == other.content_hash
+            np.testing.assert_array_equal(one.tokens, other.tokens)
+
+
+def test_bad_pictures_and_columns_refuse_their_row_and_are_counted(tmp_path):
+    root = make_folder(tmp_path, bad=(1,))
+    lines = [json.loads(line) for line in (root / folder.METADATA).open()]
+    lines[2]["questions"] = "what?"
+    lines[3]["edit"]["file_name"] = "../outside.png"
+    lines[4]["boxes"] = [{"name": "x", "box": [5, 5, 1, 1]}]
+    (root / folder.METADATA).write_text("\n".join(json.dumps(line) for line in lines))
+    rows, refusals = _load(root)
+    assert [row.id for row in rows] == ["0000.png", "0005.png"]
+    assert refusals.to_json()["by_reason"] == {
+        "malformed": 2,
+        "outside-folder": 1,
+        "unreadable": 1,
+    }
+    assert refusals.total == 6
+
+
+def test_unknown_tasks_are_refused():
+    with pytest.raises(ValueError, match="no task 'ocr'"):
+        TokeniseConfig(tasks={"ocr": {}})
