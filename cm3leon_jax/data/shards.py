@@ -260,11 +260,7 @@ def open(folder: str | os.PathLike[str], split: str) -> Source:
       ValueError: If it has no such split, or is of another format.
     """
     folder = pathlib.Path(folder)
-    if not (folder / "dataset_info.json").exists():
-        raise FileNotFoundError(
-            f"no finished set of shards in {folder}; run the job that writes it"
-        )
-    builder = tfds.builder_from_directory(str(folder))
+    builder = _builder(folder)
     if split not in builder.info.splits:
         raise ValueError(
             f"{folder} has no split {split!r}; it has {sorted(builder.info.splits)}"
@@ -282,9 +278,21 @@ def open(folder: str | os.PathLike[str], split: str) -> Source:
 
 
 def splits(folder: str | os.PathLike[str]) -> dict[str, int]:
-    """Returns the splits of a finished set and how many records each has."""
-    builder = tfds.builder_from_directory(str(folder))
+    """Returns the splits of a finished set and how many records each has.
+
+    Raises:
+      FileNotFoundError: If there is no finished set.
+    """
+    builder = _builder(pathlib.Path(folder))
     return {name: info.num_examples for name, info in builder.info.splits.items()}
+
+
+def _builder(folder: pathlib.Path) -> tfds.core.DatasetBuilder:
+    if not (folder / "dataset_info.json").exists():
+        raise FileNotFoundError(
+            f"no finished set of shards in {folder}; run the job that writes it"
+        )
+    return tfds.builder_from_directory(str(folder))
 
 
 def check(source: Source, info: SetInfo) -> None:

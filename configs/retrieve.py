@@ -1,0 +1,35 @@
+"""The neighbours of every document, joined into the shards.
+
+Two by the document's picture and two by its text, none nearer than 0.9 (CM3Leon,
+arXiv:2309.02591, section 2.1). An exact search: 10,000 documents take seconds.
+
+Usage:
+    cm3leon --config configs/retrieve.py --workdir runs/retrieve \
+        --config.shards=runs/shards
+    cm3leon --config configs/retrieve.py:quick --workdir runs/quickstart/retrieve \
+        --config.shards=runs/quickstart/shards
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(arg=None):
+    arg = common.parse_arg(arg, quick=False, full=False, debug=False, pictures=False)
+    config = ml_collections.ConfigDict()
+    config.job = "retrieve"
+    config.shards = ""  # the folder that the job `shards` wrote
+    # Splits that make up the memory bank; those that the shards lack are left out.
+    config.bank = ("train", "bank")
+    config.train_bank = ("train",)  # what training documents may find
+    config.strategy = dict(
+        num_by_image=2,
+        num_by_text=2,
+        num_candidates=64,  # looked at for each
+        max_similarity=0.9,  # to the query and to each other
+        min_score=-1.0,
+        prefer_multimodal=True,
+    )
+    config.rows_per_shard = 256 if arg["debug"] else 2_048
+    return config
