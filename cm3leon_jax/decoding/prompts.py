@@ -210,6 +210,23 @@ def blank(picture: np.ndarray, hidden_YX: np.ndarray) -> np.ndarray:
     return np.where(pixels[..., None], np.uint8(HIDDEN_COLOUR), picture)
 
 
+def cells(box: tuple[int, int, int, int], size: int, grid: int) -> np.ndarray:
+    """Returns bool[G, G]: the cells of the code grid that a box of pixels touches.
+
+    Raises:
+      ValueError: If the box is empty or leaves the picture.
+    """
+    x0, y0, x1, y1 = box
+    if not (0 <= x0 < x1 <= size and 0 <= y0 < y1 <= size):
+        raise ValueError(
+            f"box={tuple(box)} must be x0 < x1, y0 < y1 within {size}x{size} pixels"
+        )
+    pixels = np.zeros((size, size), bool)
+    pixels[y0:y1, x0:x1] = True
+    side = size // grid
+    return pixels.reshape(grid, side, grid, side).any(axis=(1, 3))
+
+
 def runs(hidden_YX: np.ndarray) -> list[tuple[int, int]]:
     """Returns [start, end) of hidden codes in reading order, never across rows.
 

@@ -36,6 +36,7 @@ class SceneEvalConfig:
       varied: For the drawings of which one is picked.
       max_caption: Most text ids of a caption.
       max_answer: Most text ids of an answer.
+      coordinates: Steps a side in layouts, as the shards were made with.
       seed: Decides questions, edits and hidden objects, and the seeds of drawings.
     """
 
@@ -49,6 +50,7 @@ class SceneEvalConfig:
     varied: Sampling
     max_caption: int
     max_answer: int
+    coordinates: int
     seed: int
 
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cm3leon_jax.decoding import rerank
+from cm3leon_jax.decoding import prompts, rerank
 from cm3leon_jax.decoding.writer import Order
 from cm3leon_jax.evals import chance, descriptions
 from cm3leon_jax.evals.bench import Bench, Case, Outcome, Sample
@@ -76,22 +76,22 @@ def objects(bench: Bench, cases: Sequence[Case]) -> Outcome:
     true pictures after encoding and decoding.
     """
     config, asked = bench.config, [case.scene for case in cases]
-    prompts = [pair.prompt(case.text) for case in cases]
+    texts = [case.text for case in cases]
+    parts = [pair.prompt(text) for text in texts]
     metrics, samples = {}, []
     for key, sampling in (
         ("objects", config.drawing),
         ("objects_guided", config.guided),
         ("objects_contrastive", config.contrastive),
     ):
-        pictures, read = bench.draw(prompts, sampling)
+        pictures, read = bench.draw(parts, sampling)
         metrics |= chance.measured(key, scores.objects, asked, read, asked)
         samples += _drawings(key, bench, cases, pictures, read, scores.objects)
     key = f"objects_best_of_{config.num_samples}"
     many, _ = bench.draw(
-        [each for each in prompts for _ in range(config.num_samples)], config.varied
+        [each for each in parts for _ in range(config.num_samples)], config.varied
     )
     grouped = many.reshape(len(cases), config.num_samples, *many.shape[1:])
-    texts = [case.text for case in cases]
     best = rerank.best(texts, grouped, bench.embed_text, bench.embed_pictures)
     pictures = grouped[np.arange(len(cases)), best]
     read = judge.read_all(pictures, bench.world)
@@ -209,7 +209,9 @@ def layouts(bench: Bench, cases: Sequence[Case]) -> Outcome:
             Box(each["name"], tuple(corner / size for corner in each["box"]))
             for each in found
         ]
-        parts.append(layout.prompt(case.text, boxes))
+        parts.append(
+            layout.prompt(case.text, boxes, coordinates=bench.config.coordinates)
+        )
     return _drawn("layouts", bench, cases, parts)
 
 
@@ -269,12 +271,9 @@ def _drawings(
 
 def _cells(thing, bench: Bench) -> np.ndarray:
     """The cells of the code grid that an object's place touches, bool[G, G]."""
-    grid = bench.writer.vocab.grid_size
-    pixels = np.zeros((bench.world.image_size,) * 2, bool)
-    x0, y0, x1, y1 = annotations.thing_box(thing, bench.world)
-    pixels[y0:y1, x0:x1] = True
-    side = bench.world.image_size // grid
-    return pixels.reshape(grid, side, grid, side).any(axis=(1, 3))
+    box = annotations.thing_box(thing, bench.world)
+    size, grid = bench.world.image_size, bench.writer.vocab.grid_size
+    return prompts.cells(box, size, grid)
 
 
 def _other(cases: Sequence[Case], index: int) -> int:

@@ -121,6 +121,7 @@ def _bench(writer):
         varied=PLAIN,
         max_caption=40,
         max_answer=8,
+        coordinates=16,
         seed=0,
     )
     return benches.Bench(

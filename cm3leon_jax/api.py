@@ -1,0 +1,398 @@
+"""The face for Python users: a trained model that draws, describes, edits and fills in.
+
+    model = api.load("runs/quickstart")
+    pictures = model.draw("a red circle at the top left", n=4, guidance=3.0, retrieve=2)
+    model.caption(picture)
+    model.answer(picture, "what colour is the circle?")
+    model.edit(picture, "make the red circle green")
+    model.infill(picture, box=(0, 0, 32, 32), text="a red circle at the top left")
+
+`Ask` is the same as a value, which files of requests hold; `Model.fulfil` takes many at
+once, which is much faster than one at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cm3leon_jax import storage
+from cm3leon_jax.data import shards
+from cm3leon_jax.data.bank import Bank, Found
+from cm3leon_jax.decoding import engine, prompts
+from cm3leon_jax.decoding.sampling import Sampling
+from cm3leon_jax.decoding.writer import Order, Writer
+from cm3leon_jax.documents.example import Hole
+from cm3leon_jax.embedders import clip
+from cm3leon_jax.models import transformer
+from cm3leon_jax.tasks import caption, edit, pair, segmentation, vqa
+from cm3leon_jax.tokenizers import image as image_tokenizers
+from cm3leon_jax.tokenizers import text as text_tokenizers
+from cm3leon_jax.train import checkpoint, state
+
+Box = tuple[int, int, int, int]
+PAIRS = "pairs"  # the set of shards that holds the memory bank
+STAGES = ("sft", "pretrain")  # of a quickstart, the best first
+BLANK = "<mask>"  # in the text of `complete`: where text is wanted
+
+
+@dataclasses.dataclass(frozen=True)
+class Ask:
+    """One request, in words and pictures.
+
+    Attributes:
+      kind: One of `KINDS`.
+      text: The caption, question, instruction, or text with `<mask>` in it.
+      picture: uint8[Y, X, 3] of any size, where the kind needs one; resized to the
+        tokenizer's size (shorter side to it, middle cut out).
+      box: x0, y0, x1, y1 in pixels of the resized picture: what is drawn anew. Cells of
+        the code grid that it touches count whole.
+      seed: The only source of randomness.
+      retrieve: Documents looked up in the memory bank by the words of `text`.
+      keep_documents: Whether the unconditional stream has them too.
+      max_text: The most text ids that are written.
+      sampling: How ids are drawn.
+    """
+
+    kind: str
+    text: str = ""
+    picture: np.ndarray | None = None
+    box: Box | None = None
+    seed: int = 0
+    retrieve: int = 0
+    keep_documents: bool = False
+    max_text: int = 47
+    sampling: Sampling = dataclasses.field(default_factory=Sampling)
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """What came of a request: a text or a picture uint8[Y, X, 3], and from where."""
+
+    text: str | None
+    picture: np.ndarray | None
+    provenance: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A trained model with its tokenizers and, if there is one, its memory bank.
+
+    Attributes:
+      writer: The model with its tokenizers.
+      digest: Of the checkpoint.
+      bank: Documents to retrieve, or None.
+      embed_text: From strings to unit vectors, for retrieval; None without a bank.
+      embed_pictures: From uint8[N, Y, X, 3] to unit vectors, likewise.
+    """
+
+    writer: Writer
+    digest: str
+    bank: Bank | None = None
+    embed_text: Callable[[Sequence[str]], np.ndarray] | None = None
+    embed_pictures: Callable[[np.ndarray], np.ndarray] | None = None
+
+    def draw(
+        self,
+        text: str,
+        n: int = 1,
+        *,
+        seed: int = 0,
+        retrieve: int = 0,
+        keep_documents: bool = False,
+        **sampling: float,
+    ) -> np.ndarray:
+        """Draws pictures from a text.
+
+        Args:
+          text: What to draw.
+          n: How many; their seeds are `seed`, `seed + 1`, ...
+          seed: Of the first.
+          retrieve: Documents to look up by the text and put in front.
+          keep_documents: Whether the unconditional stream has them too.
+          **sampling: Fields of `Sampling`: temperature, top_k, top_p, guidance,
+            contrast_k, ...
+
+        Returns:
+          uint8[n, Y, X, 3].
+        """
+        how = Sampling(**sampling)
+        asks = [
+            Ask(
+                "draw",
+                text,
+                seed=seed + index,
+                retrieve=retrieve,
+                keep_documents=keep_documents,
+                sampling=how,
+            )
+            for index in range(n)
+        ]
+        return np.stack([made.picture for made in self.fulfil(asks)])
+
+    def caption(self, picture: np.ndarray, **options: Any) -> str:
+        """Describes a picture; options are fields of `Ask` and of `Sampling`."""
+        return self._one("caption", picture=picture, **options).text or ""
+
+    def answer(self, picture: np.ndarray, question: str, **options: Any) -> str:
+        """Answers a question about a picture; options as for `caption`."""
+        return self._one("answer", picture=picture, text=question, **options).text or ""
+
+    def edit(self, picture: np.ndarray, instruction: str, **options: Any) -> np.ndarray:
+        """Changes a picture as told; `image_guidance` and `guidance` are two scales."""
+        return self._one("edit", picture=picture, text=instruction, **options).picture
+
+    def infill(
+        self, picture: np.ndarray, box: Box, text: str = "", **options: Any
+    ) -> np.ndarray:
+        """Draws a box x0, y0, x1, y1 of a picture anew, by the text if there is one."""
+        return self._one(
+            "infill", picture=picture, box=box, text=text, **options
+        ).picture
+
+    def complete(self, text: str, picture: np.ndarray | None = None, **options) -> str:
+        """Writes what stands for `<mask>` in a text, with a picture beside it or not."""
+        return self._one("complete", text=text, picture=picture, **options).text or ""
+
+    def fulfil(
+        self,
+        asks: Sequence[Ask],
+        report: Callable[[int], None] = lambda number: None,
+    ) -> list[Made]:
+        """Fulfils many requests at once, in their order.
+
+        Raises:
+          ValueError: If one cannot be fulfilled; `check` tells which.
+        """
+        found = self._retrieved(asks)
+        orders = [self._order(*pair) for pair in zip(asks, found, strict=True)]
+        results = self.writer.run(orders, report)
+        return [
+            Made(result.text, result.picture, self._provenance(ask, near))
+            for ask, near, result in zip(asks, found, results, strict=True)
+        ]
+
+    def check(self, ask: Ask) -> None:
+        """Refuses a request that cannot be fulfilled (ValueError)."""
+        self.writer.check(self._order(ask, self._retrieved([ask])[0]))
+
+    def _one(self, kind: str, **options: Any) -> Made:
+        names = {field.name for field in dataclasses.fields(Sampling)}
+        how = {name: value for name, value in options.items() if name in names}
+        rest = {name: value for name, value in options.items() if name not in names}
+        return self.fulfil([Ask(kind, sampling=Sampling(**how), **rest)])[0]
+
+    def _retrieved(self, asks: Sequence[Ask]) -> list[list[Found]]:
+        """The documents of every request, looked up in one search a count."""
+        found: list[list[Found]] = [[] for _ in asks]
+        for count in sorted({ask.retrieve for ask in asks} - {0}):
+            if self.bank is None or self.embed_text is None:
+                raise ValueError(
+                    f"retrieve={count}, but this model has no memory bank; set"
+                    " retrieve=0, or load a run that has one"
+                )
+            members = [i for i, ask in enumerate(asks) if ask.retrieve == count]
+            vectors = self.embed_text([asks[i].text for i in members])
+            for i, near in zip(members, self.bank.find(vectors, count), strict=True):
+                found[i] = near
+        return found
+
+    def _order(self, ask: Ask, found: Sequence[Found]) -> Order:
+        if ask.kind not in KINDS:
+            raise ValueError(f"kind={ask.kind!r} is not one of {', '.join(KINDS)}")
+        needs_picture, parts = KINDS[ask.kind]
+        if needs_picture and ask.picture is None:
+            raise ValueError(f"kind={ask.kind!r} needs a picture; name one")
+        if (ask.box is not None) != (ask.kind == "infill"):
+            raise ValueError(f"a box belongs to kind 'infill' alone, got {ask.kind!r}")
+        size = self.writer.image_size
+        picture = None if ask.picture is None else fit(ask.picture, size)
+        vocab = self.writer.vocab
+        return Order(
+            parts=parts(ask.text, picture),
+            hidden_YX=None
+            if ask.box is None
+            else prompts.cells(ask.box, size, vocab.grid_size),
+            documents=tuple(near.record.document(vocab) for near in found),
+            keep_documents=ask.keep_documents,
+            seed=ask.seed,
+            sampling=ask.sampling,
+            max_text=ask.max_text,
+        )
+
+    def _provenance(self, ask: Ask, found: Sequence[Found]) -> dict[str, Any]:
+        return {
+            "kind": ask.kind,
+            "prompt": ask.text,
+            "seed": ask.seed,
+            "sampling": dataclasses.asdict(ask.sampling),
+            "box": ask.box,
+            "checkpoint": self.digest,
+            "retrieved": [near.provenance() for near in found],
+        }
+
+
+def fit(picture: np.ndarray, size: int) -> np.ndarray:
+    """Returns a picture at the tokenizer's size: shorter side to it, middle cut out.
+
+    Args:
+      picture: uint8[Y, X, 3].
+      size: Pixels a side.
+
+    Raises:
+      ValueError: If it is no picture.
+    """
+    picture = np.asarray(picture)
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise ValueError(
+            f"a picture is uint8[Y, X, 3], got {picture.dtype}{list(picture.shape)};"
+            " convert it to RGB"
+        )
+    height, width = picture.shape[:2]
+    if (height, width) == (size, size):
+        return picture
+    scale = size / min(height, width)
+    shape = (max(size, round(width * scale)), max(size, round(height * scale)))
+    resized = Image.fromarray(picture).resize(shape, Image.Resampling.BICUBIC)
+    left, top = (shape[0] - size) // 2, (shape[1] - size) // 2
+    return np.asarray(resized.crop((left, top, left + size, top + size)))
+
+
+def _complete(text: str, picture: np.ndarray | None) -> tuple:
+    before, mark, after = text.partition(BLANK)
+    if not mark or BLANK in after:
+        raise ValueError(f"text {text!r} must have {BLANK} once: what is to be written")
+    parts = [part for part in (before, Hole(), after) if part != ""]
+    return tuple(parts) if picture is None else (*parts, picture)
+
+
+def _infill(text: str, picture: np.ndarray | None) -> tuple:
+    return (text, picture) if text else (picture,)
+
+
+# Whether a kind needs a picture, and the parts of its prompt.
+KINDS: dict[str, tuple[bool, Callable[[str, np.ndarray | None], tuple]]] = {
+    "draw": (False, lambda text, picture: pair.prompt(text)),
+    "caption": (True, lambda text, picture: caption.prompt(picture)),
+    "caption_long": (True, lambda text, picture: caption.prompt(picture, is_long=True)),
+    "answer": (True, lambda text, picture: vqa.prompt(text, picture)),
+    "edit": (True, lambda text, picture: edit.prompt(picture, text)),
+    "segmentation": (True, lambda text, picture: segmentation.prompt(picture, text)),
+    "infill": (True, _infill),
+    "complete": (False, _complete),
+}
+
+
+def load(
+    path: str | pathlib.Path,
+    *,
+    shapes: engine.Shapes = engine.DEFAULT_SHAPES,
+    with_bank: bool = True,
+) -> Model:
+    """Loads a trained model with the tokenizers and the memory bank of its shards.
+
+    Args:
+      path: Folder of a training job, or of a quickstart (its instruction-tuned model,
+        else its pretrained one).
+      shapes: Padded shapes of the engine.
+      with_bank: Whether to read embedder and bank, if the run has them.
+
+    Raises:
+      FileNotFoundError: If there is no checkpoint, or a part of the run is gone.
+      ValueError: If tokenizers and shards do not belong together, or a file is damaged.
+    """
+    folder = _job_folder(pathlib.Path(path))
+    model, context = state.load_model(str(folder))
+    info = shards.SetInfo.from_json(context["shards"])
+    made = _config_with(shards_folder(folder), "tokenizer")
+    texts = text_tokenizers.TextTokenizer.load(_beside(folder, made["tokenizer"]))
+    images = image_tokenizers.ImageTokenizer.load(
+        _beside(folder, made["image_tokenizer"])
+    )
+    _check(info, texts.digest, images.digest, folder)
+    digest = _digest(model)
+    writer = Writer(
+        model=transformer.unstack(model),
+        vocab=info.vocab,
+        encode_text=texts.encode,
+        decode_text=texts.decode,
+        num_text_pieces=texts.vocab_size,
+        encode_pictures=images.encode,
+        decode_pictures=images.decode,
+        image_size=images.image_size,
+        shapes=shapes,
+    )
+    if not with_bank or not made["embedder"]:
+        return Model(writer, digest)
+    embedder = clip.ClipEmbedder.load(_beside(folder, made["embedder"]))
+    pairs = shards_folder(folder) / PAIRS
+    known = shards.splits(pairs)
+    split = "bank" if "bank" in known else "train"
+    bank = Bank([shards.open(pairs, split)])
+    return Model(writer, digest, bank, embedder.embed_text, embedder.embed_pictures)
+
+
+def shards_folder(path: str | pathlib.Path) -> pathlib.Path:
+    """Returns the folder of the shards that a model was trained on.
+
+    Args:
+      path: As for `load`.
+    """
+    folder = _job_folder(pathlib.Path(path))
+    return _beside(folder, storage.read_json(folder / "config.json")["shards"])
+
+
+def _job_folder(path: pathlib.Path) -> pathlib.Path:
+    for folder in (path, *(path / stage for stage in STAGES)):
+        if (folder / state.CHECKPOINTS).is_dir():
+            return folder
+    raise FileNotFoundError(
+        f"no trained model in {path}; name the folder of a training job"
+    )
+
+
+def _beside(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """A folder that a config names; if the run was moved, the one beside the job's."""
+    named = pathlib.Path(name)
+    moved = folder.absolute().parent / named.name
+    if named.exists():
+        return named
+    if moved.exists():
+        return moved
+    raise FileNotFoundError(f"{folder} was made with {name}, which is gone; restore it")
+
+
+def _config_with(folder: pathlib.Path, key: str) -> dict[str, Any]:
+    """The config of the job that has this key: `shards`, perhaps behind `retrieve`."""
+    config = storage.read_json(folder / "config.json")
+    if key in config:
+        return config
+    return _config_with(_beside(folder, config["shards"]), key)
+
+
+def _check(info: shards.SetInfo, text: str, image: str, folder: pathlib.Path) -> None:
+    """Refuses tokenizers whose ids mean something else to the model."""
+    for name, ours, theirs in (
+        ("text tokenizer", text, info.text_tokenizer),
+        ("image tokenizer", image, info.image_tokenizer),
+    ):
+        if ours != theirs:
+            raise ValueError(
+                f"{folder} was trained with another {name} ({theirs[:12]}) than the one"
+                f" at hand ({ours[:12]}); restore it, or train again"
+            )
+
+
+def _digest(model: transformer.Transformer) -> str:
+    """SHA-256 of the weights."""
+    digest = hashlib.sha256()
+    for name, array in sorted(checkpoint.flatten(model).items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

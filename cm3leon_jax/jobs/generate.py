@@ -1,0 +1,221 @@
+"""Requests to pictures and text on disk, each with its provenance.
+
+    results/000003.json     what was asked, what came out, from what
+    results/000003.png      the picture, if it is one; its metadata hold the same
+    results.jsonl           all of them in order, written last
+    failed.jsonl            requests that could not be fulfilled, with the reason
+
+A request is a line of JSON, or the config's `prompt`. Its fields are those of `Request`;
+what it does not say, the config says. A request with a result is not run again, so an
+interrupted job continues; one that fails is listed, and the others go on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import logging
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+import numpy as np
+import tqdm
+from PIL import Image, PngImagePlugin
+
+from cm3leon_jax import api, storage
+from cm3leon_jax.data import pictures
+from cm3leon_jax.data.refusals import RefusedError
+from cm3leon_jax.decoding.sampling import Sampling
+from cm3leon_jax.jobs import folder
+
+PROVENANCE = "cm3leon"  # name of the PNG's text chunk
+_MAX_LINE_BYTES = 1_000_000
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One line of a file of requests.
+
+    Attributes:
+      kind: `draw`, `caption`, `answer`, `edit`, `infill`, `complete`.
+      text: The caption, question, instruction or text with `<mask>`.
+      picture: File of the picture, relative to the file of requests; or empty.
+      box: x0, y0, x1, y1 in pixels, for `infill`; or empty.
+      n: Results; their seeds are `seed`, `seed + 1`, ...
+      seed: Of the first.
+      retrieve: Documents that are looked up.
+      keep_documents: Whether the unconditional stream has them too.
+      max_text: Most text ids that are written.
+      sampling: Fields of `Sampling` that differ from the config's.
+    """
+
+    kind: str
+    text: str
+    picture: str
+    box: Sequence[int]
+    n: int
+    seed: int
+    retrieve: int
+    keep_documents: bool
+    max_text: int
+    sampling: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """One result that is wanted, under its name; or why it cannot be had."""
+
+    name: str
+    line: Mapping[str, Any]
+    ask: api.Ask | None = None
+    error: str = ""
+
+
+def run(config: ml_collections.ConfigDict, workdir: str) -> None:
+    """Fulfils every request that has no result yet.
+
+    Raises:
+      FileNotFoundError: If there is no model or no file of requests.
+      ValueError: If nothing is asked for, or nothing could be fulfilled.
+    """
+    if not folder.start(config, workdir):
+        return
+    lines = list(_lines(config))
+    model = api.load(config.model)
+    results = pathlib.Path(workdir) / "results"
+    failed: list[dict[str, Any]] = []
+    todo = []
+    with tqdm.tqdm(total=len(lines), unit=" requests", desc="generate") as bar:
+        for job in _jobs(lines, config, model):
+            if job.ask is None:
+                failed.append({"name": job.name, "reason": job.error, **job.line})
+                _LOGGER.warning("request %s failed: %s", job.name, job.error)
+            elif not (results / f"{job.name}.json").exists():
+                todo.append(job)
+            if len(todo) >= config.requests_at_once:
+                _fulfil(todo, model, results)
+                todo = []
+            bar.update(job.name.endswith("_0"))
+        if todo:
+            _fulfil(todo, model, results)
+    made = [storage.read_json(path) for path in sorted(results.glob("*.json"))]
+    _write_lines(pathlib.Path(workdir) / "results.jsonl", made)
+    _write_lines(pathlib.Path(workdir) / "failed.jsonl", failed)
+    if not made:
+        raise ValueError(
+            f"none of {len(lines)} requests could be fulfilled; the first:"
+            f" {failed[0]['reason']}"
+        )
+    folder.finish(workdir, {"num_results": len(made), "num_failed": len(failed)})
+
+
+def _lines(config: ml_collections.ConfigDict) -> Iterator[Mapping[str, Any] | str]:
+    """The requests: JSON objects, or the reason why a line is none."""
+    if bool(config.prompt) == bool(config.requests):
+        raise ValueError("set either config.prompt or config.requests, a JSONL file")
+    if config.prompt:
+        yield {"text": config.prompt}
+        return
+    path = pathlib.Path(config.requests)
+    if not path.exists():
+        raise FileNotFoundError(f"no file of requests {path}")
+    with path.open("rb") as file:
+        for data in file:
+            if not data.strip():
+                continue
+            try:
+                if len(data) > _MAX_LINE_BYTES:
+                    raise ValueError(f"a line of {len(data)} bytes")
+                line = json.loads(data.decode("utf-8"))
+                if not isinstance(line, dict):
+                    raise ValueError("the line is no JSON object")
+            except ValueError as error:  # JSON and Unicode errors are ValueErrors
+                yield f"no request: {error}"
+                continue
+            yield line
+
+
+def _jobs(
+    lines: Sequence[Mapping[str, Any] | str],
+    config: ml_collections.ConfigDict,
+    model: api.Model,
+) -> Iterator[_Job]:
+    """Every result that is wanted, checked one by one."""
+    for number, line in enumerate(lines):
+        name = f"{number:06d}"
+        if isinstance(line, str):
+            yield _Job(f"{name}_0", {}, error=line)
+            continue
+        try:
+            asks = _asks(line, config, model.writer.image_size)
+            model.check(asks[0])
+        except (ValueError, TypeError, RefusedError) as error:
+            yield _Job(f"{name}_0", line, error=str(error))
+            continue
+        for index, ask in enumerate(asks):
+            yield _Job(f"{name}_{index}", line, ask)
+
+
+def _asks(
+    line: Mapping[str, Any], config: ml_collections.ConfigDict, image_size: int
+) -> list[api.Ask]:
+    known = [field.name for field in dataclasses.fields(Request)]
+    for key in line:
+        if key not in known:
+            raise ValueError(f"unknown field {key!r}; {folder.nearest(key, known)}")
+    request = Request(**{**config.request.to_dict(), **line})
+    if request.n < 1:
+        raise ValueError(f"n={request.n} must be at least 1")
+    sampling = Sampling(**{**config.sampling.to_dict(), **request.sampling})
+    picture = None
+    if request.picture:
+        path = pathlib.Path(config.requests).parent / request.picture
+        rule = pictures.PictureConfig(image_size=image_size)
+        picture = pictures.load(path, rule)
+    return [
+        api.Ask(
+            kind=request.kind,
+            text=request.text,
+            picture=picture,
+            box=tuple(request.box) or None,
+            seed=request.seed + index,
+            retrieve=request.retrieve,
+            keep_documents=request.keep_documents,
+            max_text=request.max_text,
+            sampling=sampling,
+        )
+        for index in range(request.n)
+    ]
+
+
+def _fulfil(jobs: Sequence[_Job], model: api.Model, results: pathlib.Path) -> None:
+    made = model.fulfil([job.ask for job in jobs if job.ask is not None])
+    for job, each in zip(jobs, made, strict=True):
+        record = {"name": job.name, **each.provenance}
+        if each.text is not None:
+            record["text"] = each.text
+        if each.picture is not None:
+            record["file_name"] = f"{job.name}.png"
+            storage.write_bytes(
+                results / record["file_name"], png(each.picture, each.provenance)
+            )
+        # Last: a result counts as there when its record is.
+        storage.write_json(results / f"{job.name}.json", record)
+
+
+def png(picture: np.ndarray, provenance: Mapping[str, Any]) -> bytes:
+    """Returns a PNG file that carries where the picture comes from, as JSON text."""
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt(PROVENANCE, json.dumps(provenance, ensure_ascii=False))
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "png", pnginfo=info)
+    return buffer.getvalue()
+
+
+def _write_lines(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+    storage.write_bytes(path, "".join(lines).encode())

@@ -1,0 +1,54 @@
+"""Pictures and text from a trained model: one prompt, or a file of requests.
+
+Usage:
+    cm3leon --config configs/generate.py --workdir runs/drawings \
+        --config.model=runs/quickstart --config.prompt="a red circle at the top left"
+    cm3leon --config configs/generate.py --workdir runs/many \
+        --config.model=runs/quickstart --config.requests=requests.jsonl
+
+A line of a file of requests is a JSON object with any of the fields of `request`:
+
+    {"kind": "draw", "text": "a red circle at the top left", "n": 4, "retrieve": 2}
+    {"kind": "caption", "picture": "photo.png", "sampling": {"temperature": 0}}
+    {"kind": "answer", "picture": "photo.png", "text": "how many objects are there?"}
+    {"kind": "edit", "picture": "photo.png", "text": "remove the red circle"}
+    {"kind": "infill", "picture": "photo.png", "box": [0, 0, 32, 32]}
+    {"kind": "complete", "text": "a <mask> circle at the top left"}
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(arg=None):
+    arg = common.parse_arg(arg, debug=False)
+    config = ml_collections.ConfigDict()
+    config.job = "generate"
+    config.model = ""  # folder of a run
+    config.prompt = ""  # one drawing; or
+    config.requests = ""  # a JSONL file
+    config.requests_at_once = 8 if arg["debug"] else 256
+    config.request = dict(  # what a request does not say
+        kind="draw",
+        text="",
+        picture="",
+        box=(),
+        n=1,
+        seed=0,
+        retrieve=0,  # documents
+        keep_documents=False,  # in the unconditional stream
+        max_text=47,  # ids
+        sampling=dict(),
+    )
+    config.sampling = dict(
+        temperature=1.0,  # 0 takes the most probable id
+        top_k=0,  # 0 keeps all
+        top_p=0.9,
+        guidance=1.0,  # 1 is none
+        image_guidance=1.0,
+        contrast_k=0,  # 0 is off
+        contrast_alpha=0.5,
+        amateur_temperature=1.0,
+    )
+    return config
