@@ -34,6 +34,17 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 }
 
 
+def use_platform(num_cpu_devices: int = 0) -> None:
+    """Sets up the devices; call it before anything else touches JAX.
+
+    Args:
+      num_cpu_devices: devices that a CPU pretends to be, 0 for JAX's own choice.
+        With one a core, each computes its share of the rows by itself.
+    """
+    if num_cpu_devices:
+        jax.config.update("jax_num_cpu_devices", num_cpu_devices)
+
+
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
     """Devices along each mesh axis; at most one may be -1, for the rest of them."""

@@ -102,7 +102,8 @@ def make(config: OptimizerConfig, model: Any) -> optax.GradientTransformation:
     if "frozen" not in jax.tree.leaves(labels):
         return update
     parts = {"trained": update, "frozen": optax.set_to_zero()}
-    return optax.partition(parts, labels)
+    # As a function: a model is callable, and optax would call it.
+    return optax.partition(parts, lambda _: labels)
 
 
 def _labels(tree: Any, patterns: tuple[str, ...], matched: Any, other: Any) -> Any:

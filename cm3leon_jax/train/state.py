@@ -1,6 +1,8 @@
 """What training changes: the step, the model's parameters, the optimizer's moments."""
 
-from typing import NamedTuple
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,9 @@ import optax
 from flax import nnx
 
 from cm3leon_jax.models import transformer
+from cm3leon_jax.train import checkpoint
+
+CHECKPOINTS = "checkpoints"  # folder of the job's checkpoints in its workdir
 
 
 class TrainState(NamedTuple):
@@ -38,3 +43,47 @@ def init(
     """
     model = transformer.Transformer(config, rngs=nnx.Rngs(params=key))
     return TrainState(jnp.zeros((), jnp.int32), model, optimizer.init(model))
+
+
+def load_model(workdir: str) -> tuple[transformer.Transformer, dict[str, Any]]:
+    """Returns the newest model of a training job's folder, and its context.
+
+    Args:
+      workdir: of the job `train`.
+
+    Returns:
+      The model, and the context of its checkpoint: "model" (fields of the
+      `TransformerConfig`), "shards" (a `SetInfo`: vocabulary and digests), "config"
+      (the resolved config).
+
+    Raises:
+      FileNotFoundError: if there is no checkpoint.
+      ValueError: if checkpoint and program do not agree about the model.
+    """
+    found = checkpoint.read(str(pathlib.Path(workdir) / CHECKPOINTS))
+    config = transformer.TransformerConfig(**found.context["model"])
+    make = lambda: transformer.Transformer(config, rngs=nnx.Rngs(params=0))
+    return fill(jax.eval_shape(make), found.state, prefix="model/"), found.context
+
+
+def fill(model: Any, arrays: Mapping[str, Any], prefix: str = "") -> Any:
+    """Returns a model with named arrays in place of its own.
+
+    Args:
+      model: pytree of arrays or shapes, which says what is needed.
+      arrays: by name, as `checkpoint.flatten` names them.
+      prefix: of the model's names among them.
+
+    Raises:
+      ValueError: if an array is missing or has another shape.
+    """
+    for name, leaf in checkpoint.flatten(model).items():
+        found = arrays.get(prefix + name)
+        if found is None or tuple(found.shape) != tuple(leaf.shape):
+            shape = "none" if found is None else tuple(found.shape)
+            raise ValueError(
+                f"weights have {shape} for {name!r} of shape {tuple(leaf.shape)}; "
+                "use the model config that they were trained with"
+            )
+    named = {name: arrays[prefix + name] for name in checkpoint.flatten(model)}
+    return checkpoint.unflatten(named, model)

@@ -1,0 +1,44 @@
+"""Multi-task instruction tuning (CM3Leon, arXiv:2309.02591, section 4).
+
+The same job and step as pretraining, on a mixture of tasks, from pretrained weights.
+`quick`, `full`, `debug` and `pictures` as in `configs/pretrain.py`.
+
+Usage:
+    cm3leon --config configs/sft.py:7b --workdir gs://bucket/sft \
+        --config.shards=gs://bucket/shards --config.init_from=gs://bucket/run
+    cm3leon --config configs/sft.py:quick --workdir runs/quickstart/sft \
+        --config.shards=runs/quickstart/retrieve \
+        --config.init_from=runs/quickstart/pretrain
+"""
+
+from configs import common, pretrain
+
+_BATCH_TOKENS = 2_097_152  # the paper's 2M: 512 rows of 4,096
+_TOKENS = 30e9
+
+
+def get_config(arg=None):
+    names = dict(quick=False, full=False, debug=False, pictures=False)
+    chosen = common.parse_arg(arg, variants=("350m", "760m", "7b"), **names)
+    config = pretrain.get_config(arg)
+    config.sets = sets(chosen["pictures"])
+    config.optimizer.update(peak_lr=5e-5, warmup_steps=150)  # Table 4
+    if not (chosen["quick"] or chosen["full"] or chosen["debug"]):
+        config.loader.batch_size = _BATCH_TOKENS // config.loader.max_length
+    # The target of a task is masked and asked for the way it is at test time.
+    config.loader.cm3.target_mask_prob = 0.5
+    config.loop.update(num_steps=int(_TOKENS // _BATCH_TOKENS), eval_every=500)
+    if chosen["quick"] or chosen["full"]:
+        config.optimizer.update(peak_lr=1.5e-3, warmup_steps=50)
+        config.loop.update(num_steps=20_000 if chosen["full"] else 700, eval_every=350)
+    if chosen["debug"]:
+        config.optimizer.warmup_steps = 2
+        config.loop.update(num_steps=10, eval_every=5)
+    return config
+
+
+def sets(pictures_only):
+    """Weights of the sets; a person's own pictures have captions alone."""
+    if pictures_only:
+        return dict(pairs=1.0, caption=1.0)
+    return dict(pairs=1.0, caption=1.0, vqa=1.0, edit=1.0, layout=0.5, segmentation=0.5)
