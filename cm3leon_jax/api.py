@@ -20,12 +20,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from cm3leon_jax import storage
 from cm3leon_jax.data import shards
 from cm3leon_jax.data.bank import Bank, Found
 from cm3leon_jax.decoding import engine, prompts
+from cm3leon_jax.decoding import writer as writers
 from cm3leon_jax.decoding.sampling import Sampling
 from cm3leon_jax.decoding.writer import Order, Writer
 from cm3leon_jax.documents.example import Hole
@@ -212,7 +212,7 @@ class Model:
         if (ask.box is not None) != (ask.kind == "infill"):
             raise ValueError(f"a box belongs to kind 'infill' alone, got {ask.kind!r}")
         size = self.writer.image_size
-        picture = None if ask.picture is None else fit(ask.picture, size)
+        picture = None if ask.picture is None else writers.fit(ask.picture, size)
         vocab = self.writer.vocab
         return Order(
             parts=parts(ask.text, picture),
@@ -236,32 +236,6 @@ class Model:
             "checkpoint": self.digest,
             "retrieved": [near.provenance() for near in found],
         }
-
-
-def fit(picture: np.ndarray, size: int) -> np.ndarray:
-    """Returns a picture at the tokenizer's size: shorter side to it, middle cut out.
-
-    Args:
-      picture: uint8[Y, X, 3].
-      size: Pixels a side.
-
-    Raises:
-      ValueError: If it is no picture.
-    """
-    picture = np.asarray(picture)
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-        raise ValueError(
-            f"a picture is uint8[Y, X, 3], got {picture.dtype}{list(picture.shape)};"
-            " convert it to RGB"
-        )
-    height, width = picture.shape[:2]
-    if (height, width) == (size, size):
-        return picture
-    scale = size / min(height, width)
-    shape = (max(size, round(width * scale)), max(size, round(height * scale)))
-    resized = Image.fromarray(picture).resize(shape, Image.Resampling.BICUBIC)
-    left, top = (shape[0] - size) // 2, (shape[1] - size) // 2
-    return np.asarray(resized.crop((left, top, left + size, top + size)))
 
 
 def _complete(text: str, picture: np.ndarray | None) -> tuple:
@@ -331,10 +305,7 @@ def load(
     if not with_bank or not made["embedder"]:
         return Model(writer, digest)
     embedder = clip.ClipEmbedder.load(_beside(folder, made["embedder"]))
-    pairs = shards_folder(folder) / PAIRS
-    known = shards.splits(pairs)
-    split = "bank" if "bank" in known else "train"
-    bank = Bank([shards.open(pairs, split)])
+    bank = _bank(shards_folder(folder))
     return Model(writer, digest, bank, embedder.embed_text, embedder.embed_pictures)
 
 
@@ -346,6 +317,16 @@ def shards_folder(path: str | pathlib.Path) -> pathlib.Path:
     """
     folder = _job_folder(pathlib.Path(path))
     return _beside(folder, storage.read_json(folder / "config.json")["shards"])
+
+
+def _bank(folder: pathlib.Path) -> Bank | None:
+    """The splits that the job `retrieve` searched; None if the shards had none."""
+    config = storage.read_json(folder / "config.json")
+    if "bank" not in config:
+        return None
+    known = shards.splits(folder / PAIRS)
+    names = [name for name in config["bank"] if name in known]
+    return Bank([shards.open(folder / PAIRS, name) for name in names])
 
 
 def _job_folder(path: pathlib.Path) -> pathlib.Path:

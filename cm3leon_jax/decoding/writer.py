@@ -18,6 +18,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from PIL import Image
 
 from cm3leon_jax.decoding import engine, grammar, prompts
 from cm3leon_jax.decoding.sampling import PLAIN, Sampling
@@ -187,3 +188,29 @@ class Writer:
             streams.append(prompts.without_text(document, vocab))
         plan = (grammar.picture(vocab),)
         return prompts.Request(tuple(streams), plan, order.seed, sampling)
+
+
+def fit(picture: np.ndarray, size: int) -> np.ndarray:
+    """Returns a picture at the tokenizer's size: shorter side to it, middle cut out.
+
+    Args:
+      picture: uint8[Y, X, 3].
+      size: Pixels a side.
+
+    Raises:
+      ValueError: If it is no picture.
+    """
+    picture = np.asarray(picture)
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise ValueError(
+            f"a picture is uint8[Y, X, 3], got {picture.dtype}{list(picture.shape)};"
+            " convert it to RGB"
+        )
+    height, width = picture.shape[:2]
+    if (height, width) == (size, size):
+        return picture
+    scale = size / min(height, width)
+    shape = (max(size, round(width * scale)), max(size, round(height * scale)))
+    resized = Image.fromarray(picture).resize(shape, Image.Resampling.BICUBIC)
+    left, top = (shape[0] - size) // 2, (shape[1] - size) // 2
+    return np.asarray(resized.crop((left, top, left + size, top + size)))
