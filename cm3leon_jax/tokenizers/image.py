@@ -222,7 +222,7 @@ def load_model(folder: Path) -> vqgan.Vqgan:
 def _named(model: vqgan.Vqgan) -> dict[str, Any]:
     """The arrays by path, "encoder.down.0.block.1.conv1.kernel"."""
     return {
-        ".".join(map(str, path)): leaf[...]
+        ".".join(map(str, path)): leaf.get_value()
         for path, leaf in nnx.to_flat_state(nnx.state(model))
     }
 
