@@ -1,7 +1,7 @@
 """Requests to pictures and text on disk, each with its provenance.
 
-    results/000003.json     what was asked, what came out, from what
-    results/000003.png      the picture, if it is one; its metadata hold the same
+    results/000003_000.json  what was asked, what came out, from what
+    results/000003_000.png   the picture, if it is one; its metadata hold the same
     results.jsonl           all of them in order, written last
     failed.jsonl            requests that could not be fulfilled, with the reason
 
@@ -99,7 +99,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
             if len(todo) >= config.requests_at_once:
                 _fulfil(todo, model, results)
                 todo = []
-            bar.update(job.name.endswith("_0"))
+            bar.update(job.name.endswith("_000"))
         if todo:
             _fulfil(todo, model, results)
     made = [storage.read_json(path) for path in sorted(results.glob("*.json"))]
@@ -148,16 +148,16 @@ def _jobs(
     for number, line in enumerate(lines):
         name = f"{number:06d}"
         if isinstance(line, str):
-            yield _Job(f"{name}_0", {}, error=line)
+            yield _Job(f"{name}_000", {}, error=line)
             continue
         try:
             asks = _asks(line, config, model.writer.image_size)
             model.check(asks[0])
         except (ValueError, TypeError, RefusedError) as error:
-            yield _Job(f"{name}_0", line, error=str(error))
+            yield _Job(f"{name}_000", line, error=str(error))
             continue
         for index, ask in enumerate(asks):
-            yield _Job(f"{name}_{index}", line, ask)
+            yield _Job(f"{name}_{index:03d}", line, ask)
 
 
 def _asks(

@@ -1,0 +1,124 @@
+"""Files of requests: results with provenance, resumed, failures survived."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cm3leon_jax import api
+from cm3leon_jax.decoding.writer import Result
+from cm3leon_jax.jobs import folder, generate
+from cm3leon_jax.vocab import Vocab
+from configs import generate as config_file
+
+
+class FakeWriter:
+    """Draws a picture of its seed; refuses nothing. The job's own duty is to be seen."""
+
+    vocab = Vocab(codes_per_image=16)
+    image_size = 8
+
+    def __init__(self):
+        self.num_orders = 0
+
+    def run(self, orders, report=None):
+        self.num_orders += len(orders)
+        return [
+            Result(text="words")
+            if order.wants_text
+            else Result(picture=np.full((8, 8, 3), order.seed, np.uint8))
+            for order in orders
+        ]
+
+    def check(self, order):
+        return order.pictures
+
+
+@pytest.fixture
+def writer(monkeypatch):
+    writer = FakeWriter()
+    monkeypatch.setattr(api, "load", lambda path: api.Model(writer, "abc"))
+    return writer
+
+
+def _config(tmp_path, lines):
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "given.png")
+    text = "\n".join(
+        line if isinstance(line, str) else json.dumps(line) for line in lines
+    )
+    (tmp_path / "requests.jsonl").write_text(text)
+    config = config_file.get_config("debug")
+    config.model = "a model"
+    config.requests = str(tmp_path / "requests.jsonl")
+    return config
+
+
+GOOD = [
+    {"text": "a dog", "n": 2, "seed": 5},
+    {"kind": "caption", "picture": "given.png", "sampling": {"temperature": 0}},
+]
+BAD = [
+    "{not json",
+    {"kind": "paint", "text": "a dog"},
+    {"kind": "caption", "picture": "missing.png"},
+    {"txet": "a dog"},
+    {"text": "a dog", "sampling": {"top_p": 2.0}},
+    {"text": "a dog", "retrieve": 2},
+]
+
+
+def test_requests_become_files_with_provenance_and_failures_are_listed(
+    tmp_path, writer
+):
+    workdir = tmp_path / "out"
+    generate.run(_config(tmp_path, [GOOD[0], *BAD, GOOD[1]]), str(workdir))
+    assert folder.summary(str(workdir)) == {"num_results": 3, "num_failed": 6}
+    made = [
+        json.loads(x) for x in (workdir / "results.jsonl").read_text().split("\n")[:-1]
+    ]
+    assert [each["name"] for each in made] == ["000000_000", "000000_001", "000007_000"]
+    assert [each["seed"] for each in made[:2]] == [5, 6]
+    assert made[2]["text"] == "words"
+    data = (workdir / "results" / made[1]["file_name"]).read_bytes()
+    with Image.open(io.BytesIO(data)) as picture:
+        inside = json.loads(picture.text[generate.PROVENANCE])
+        assert np.asarray(picture)[0, 0, 0] == 6
+    assert inside["prompt"] == "a dog"
+    assert inside["seed"] == 6
+    assert inside["checkpoint"] == "abc"
+    lines = (workdir / "failed.jsonl").read_text().splitlines()
+    reasons = [json.loads(x)["reason"] for x in lines]
+    for reason, part in zip(
+        reasons,
+        ("no request", "not one of draw", "missing.png", "'text'", "top_p", "bank"),
+        strict=True,
+    ):
+        assert part in reason
+
+
+def test_an_interrupted_job_continues(tmp_path, writer):
+    config = _config(tmp_path, [{"text": "a dog", "n": 20}])
+    workdir = tmp_path / "out"
+    generate.run(config, str(workdir))
+    whole = (workdir / "results.jsonl").read_bytes()
+    (workdir / "done.json").unlink()
+    for name in ("000000_003", "000000_017"):
+        (workdir / "results" / f"{name}.json").unlink()
+    before = writer.num_orders
+    generate.run(config, str(workdir))
+    assert writer.num_orders == before + 2
+    assert (workdir / "results.jsonl").read_bytes() == whole
+
+
+def test_nothing_fulfilled_is_an_error(tmp_path, writer):
+    with pytest.raises(ValueError, match="none of 1 requests.*top_p"):
+        generate.run(_config(tmp_path, [BAD[4]]), str(tmp_path / "out"))
+    assert folder.summary(str(tmp_path / "out")) is None
+
+
+def test_neither_prompt_nor_requests_is_an_error(tmp_path, writer):
+    config = config_file.get_config()
+    with pytest.raises(ValueError, match=r"set either config\.prompt"):
+        generate.run(config, str(tmp_path / "out"))
