@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -20,6 +21,8 @@ from cm3leon_jax.documents.document import Document
 from cm3leon_jax.scenes import judge, language
 from cm3leon_jax.scenes.questions import Question
 from cm3leon_jax.scenes.world import Scene, WorldConfig
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +153,27 @@ class Bench:
         return [(result.text or "").strip() for result in self._run(orders)]
 
     def _run(self, orders: Sequence[Order]) -> list[Result]:
-        return self.writer.run(orders)
+        """Results; what the model has no room for is counted as nothing made."""
+        possible, reason = [], ""
+        for order in orders:
+            try:
+                self.writer.check(order)
+                possible.append(True)
+            except ValueError as error:
+                possible.append(False)
+                reason = str(error)
+        if reason:
+            _LOGGER.warning(
+                "%d of %d cases count as wrong: %s",
+                possible.count(False),
+                len(orders),
+                reason,
+            )
+        chosen = [o for o, fits in zip(orders, possible, strict=True) if fits]
+        results = iter(self.writer.run(chosen) if chosen else [])
+        size = self.world.image_size
+        nothing = Result(text="", picture=np.zeros((size, size, 3), np.uint8))
+        return [next(results) if fits else nothing for fits in possible]
 
     def caption(self, scene: Scene) -> str:
         """What the judge read, in words."""

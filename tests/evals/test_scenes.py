@@ -40,6 +40,10 @@ class Oracle:
 
     decode_pictures = encode_pictures
 
+    def check(self, order):
+        if len(order.parts[0]) > 10_000:
+            raise ValueError("shorten the prompt")
+
     def run(self, orders):
         return [self._fulfil(order) for order in orders]
 
@@ -168,6 +172,13 @@ def test_a_model_that_ignores_its_prompt_does_not_beat_the_guess(cases):
     metrics, _ = scenes.evaluate(_bench(Constant(cases)), cases)
     for key in KEYS:
         assert metrics[key] <= metrics[f"{key}_guess"] + 1e-9, key
+
+
+def test_what_the_model_has_no_room_for_counts_as_wrong(cases):
+    scene_cases = [case for case in cases if case.scene.emblem is None][:4]
+    long = dataclasses.replace(scene_cases[0], text="a" * 20_000)
+    metrics, _ = scenes.objects(_bench(Oracle(cases)), [long, *scene_cases[1:]])
+    assert metrics["objects"] == pytest.approx(3 / 4)
 
 
 def test_cases_without_emblems_are_refused(cases):
