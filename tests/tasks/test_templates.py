@@ -1,8 +1,11 @@
+import pytest
+
 from cm3leon_jax.tasks import templates
 
 
 def test_texts_hold_the_words_of_every_template_and_nothing_to_fill_in():
-    texts = templates.texts()
+    names = ("caption", "vqa", "edit", "layout", "segmentation")
+    texts = templates.texts(names)
     for words in (
         "Question:",
         "Answer:",
@@ -15,3 +18,8 @@ def test_texts_hold_the_words_of_every_template_and_nothing_to_fill_in():
         assert any(words in text for text in texts), words
     assert not any("{" in text for text in texts)
     assert len(texts) == len(set(texts))
+
+
+def test_texts_of_an_unknown_task_are_refused():
+    with pytest.raises(ValueError, match="no task 'ocr'"):
+        templates.texts(("caption", "ocr"))
