@@ -12,7 +12,7 @@ import dataclasses
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
+from tensorflow_datasets.proto import tf_example_pb2
 
 from cm3leon_jax.documents import document as documents
 from cm3leon_jax.documents.document import Document
@@ -124,19 +124,15 @@ def serialize(record: Record) -> bytes:
         "neighbor_lengths": [len(tokens) for tokens in near.tokens],
         "neighbor_tokens": np.concatenate(near.tokens) if near.tokens else [],
     }
-    data = {name: getattr(record, name).encode() for name in _STRINGS}
+    example = tf_example_pb2.Example()
+    feature = example.features.feature
+    for name in _STRINGS:
+        feature[name].bytes_list.value.append(getattr(record, name).encode())
     for name, dtype in _ARRAYS.items():
         value = values[name] if name in values else getattr(record, name)
-        data[name] = np.asarray(value, dtype).tobytes()
-    feature = {
-        name: tf_feature_pb2.Feature(bytes_list=tf_feature_pb2.BytesList(value=[value]))
-        for name, value in data.items()
-    }
-    features = tf_feature_pb2.Features(feature=feature)
+        feature[name].bytes_list.value.append(np.asarray(value, dtype).tobytes())
     # Deterministic: the order of a map's keys is part of the shard's bytes.
-    return tf_example_pb2.Example(features=features).SerializeToString(
-        deterministic=True
-    )
+    return example.SerializeToString(deterministic=True)
 
 
 def parse(data: bytes) -> Record:

@@ -99,7 +99,8 @@ def draw_spans(
         rectangle_S2 = _draw_rectangle(ids, rng, vocab)
         if len(rectangle_S2):
             return _ordered(rectangle_S2, vocab)
-    number = int(np.clip(rng.poisson(config.span_rate), *_limits(config)))
+    number = int(rng.poisson(config.span_rate))
+    number = min(max(number, config.min_spans), config.max_spans)
     if config.rotation_prob and rng.random() < config.rotation_prob:
         return _ordered(_draw_segments(ids, rng, max(1, number), vocab), vocab)
     if not number:
@@ -249,10 +250,6 @@ def segments(ids: np.ndarray, vocab: Vocab) -> np.ndarray:
     bounds = np.concatenate([[-1], marks, [len(ids)]])
     runs = np.stack([bounds[:-1] + 1, bounds[1:]], axis=1)
     return runs[runs[:, 0] < runs[:, 1]]
-
-
-def _limits(config: CM3Config) -> tuple[int, int]:
-    return config.min_spans, config.max_spans
 
 
 def _move(
