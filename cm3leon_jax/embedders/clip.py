@@ -31,6 +31,7 @@ from cm3leon_jax import storage
 from cm3leon_jax.models import clip
 from cm3leon_jax.tokenizers import text as text_lib
 
+EXPORT = "export"  # where in its job's folder a trained bi-encoder lies
 _FORMAT = 1
 _CONFIG, _WEIGHTS = "config.json", "weights.safetensors"
 _LENGTH_STEP = 8  # texts are padded to a multiple of it, to compile few shapes
@@ -118,13 +119,15 @@ class ClipEmbedder:
 
     @classmethod
     def load(cls, folder: storage.Path) -> ClipEmbedder:
-        """Reads an embedder that `save` wrote.
+        """Reads an embedder that `save` wrote: its folder, or the folder of its job.
 
         Raises:
           FileNotFoundError: If a file is missing.
           ValueError: If a file is damaged, or the weights have another shape.
         """
         root = pathlib.Path(folder)
+        if (root / EXPORT).is_dir():
+            root /= EXPORT
         if not (root / _CONFIG).exists():
             raise FileNotFoundError(
                 f"no bi-encoder in {root}; train one with configs/clip.py"

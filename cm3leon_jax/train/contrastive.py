@@ -50,8 +50,8 @@ class ContrastiveConfig:
       patch_drop_prob: Share of picture patches dropped, which also saves their time.
       text_weight: Weight of the text-to-text loss; 0 for CLIP's loss alone.
       text_logit_scale: Its fixed inverse temperature.
-      rare_share: A piece that occurs in more than this share of the texts is kept in
-        the second view with probability sqrt(rare_share / its share).
+      rare_share: Share of the second views that a piece is in at most; rarer pieces
+        are always kept.
       seed: Of parameters, batches and drops.
     """
 
@@ -76,7 +76,7 @@ class Batch(NamedTuple):
       pictures_BYXC: uint8[B, Y, X, 3].
       kept_BP: int32[B, P], the patches that are seen.
       texts_BL: int32[B, L], framed by begin and end, filled with end.
-      rare_texts_BL: int32[B, L], the second view.
+      rare_texts_BL: int32[B, L'], the second view, which is shorter.
     """
 
     pictures_BYXC: np.ndarray
@@ -173,13 +173,10 @@ def total_loss(
     logit_scale = jnp.exp(
         jnp.minimum(model.logit_scale[...], math.log(_MAX_LOGIT_SCALE))
     )
+    texts_BE, text_loss = model.embed_texts(batch.texts_BL), jnp.zeros(())
     if config.text_weight:
-        # Both views in one call: twice the rows cost less than two calls.
-        ids = jnp.concatenate([batch.texts_BL, batch.rare_texts_BL])
-        texts_BE, rare_BE = jnp.split(model.embed_texts(ids), 2)
+        rare_BE = model.embed_texts(batch.rare_texts_BL)
         text_loss = loss(texts_BE, rare_BE, config.text_logit_scale)
-    else:
-        texts_BE, text_loss = model.embed_texts(batch.texts_BL), jnp.zeros(())
     pair_loss = loss(pictures_BE, texts_BE, logit_scale)
     nearest_B = (texts_BE @ pictures_BE.T).argmax(axis=1)
     metrics = {
@@ -259,6 +256,7 @@ class Pairs:
         for row, ids in zip(self._ids_NL, texts, strict=True):
             row[: len(ids)] = ids[: self._length - 2]
         self._keep_probs_V = keep_probs(texts, shape.vocab_size, config.rare_share)
+        self._rare_length = self._length_of_rare(texts)
         self._step = 0
 
     def __next__(self) -> Batch:
@@ -271,11 +269,13 @@ class Pairs:
         num_patches = self._shape.num_patches
         num_kept = max(1, num_patches - int(num_patches * self._config.patch_drop_prob))
         order_BP = rng.random((len(places_B), num_patches)).argsort(axis=1)
+        rare_BL = self._framed(ids_BL, lengths_B, self._keep_probs_V[ids_BL], rng)
+        rare_BL[:, self._rare_length - 1] = self._shape.eos_id
         return Batch(
             np.asarray(self._pictures[places_B]),
             np.sort(order_BP[:, :num_kept], axis=1).astype(np.int32),
             self._framed(ids_BL, lengths_B, keep_prob, rng),
-            self._framed(ids_BL, lengths_B, self._keep_probs_V[ids_BL], rng),
+            rare_BL[:, : self._rare_length],
         )
 
     def get_state(self) -> int:
@@ -294,6 +294,14 @@ class Pairs:
             len(self._ids_NL)
         )
         return order_N[number * size : (number + 1) * size]
+
+    def _length_of_rare(self, texts: Sequence[Sequence[int]]) -> int:
+        """Positions for a second view: what the longest keeps, and 3 deviations more.
+
+        The view is shorter than the text, and so costs less; few lose a piece by it.
+        """
+        kept = max(self._keep_probs_V[np.asarray(ids, int)].sum() for ids in texts)
+        return min(self._length, -(-int(kept + 3 * kept**0.5 + 2) // 4) * 4)
 
     def _framed(
         self,
@@ -321,10 +329,12 @@ def keep_probs(
 ) -> np.ndarray:
     """How often the second view keeps each piece.
 
-    A piece in a share f of the texts is kept with min(1, sqrt(rare_share / f)).
+    A piece that a share f of the texts have is kept with min(1, rare_share / f): no
+    piece is in more second views than `rare_share`. (Mikolov et al. take the square
+    root, which leaves more of the frequent ones.)
 
         texts       [1 2] [1 3] [1 2] [1 2],  rare_share 0.25
-        keep_probs  1: 0.5   2: 0.577   3: 1
+        keep_probs  1: 0.25   2: 0.333   3: 1
 
     Returns:
       float32[vocab_size].
@@ -333,4 +343,4 @@ def keep_probs(
     for ids in texts:
         counts_V[np.unique(np.asarray(ids, int))] += 1
     shares_V = np.maximum(counts_V, 1) / len(texts)
-    return np.minimum(1, np.sqrt(rare_share / shares_V)).astype(np.float32)
+    return np.minimum(1, rare_share / shares_V).astype(np.float32)

@@ -110,10 +110,22 @@ def test_dropped_pieces_leave_no_gap():
     assert (batch.rare_texts_BL[:, 1:6] == [5, 6, 7, 8, 9]).all()
 
 
+def test_second_view_is_short_and_always_ends():
+    config = dataclasses.replace(CONFIG, rare_share=0.02)
+    texts = [[5, 6, 7, 8, 9, 11, 12, 13, 14, 20 + number] for number in range(16)]
+    pictures = np.zeros((16, 8, 8, 3), np.uint8)
+    batch = next(contrastive.Pairs(pictures, texts, SHAPE, config))
+    assert batch.rare_texts_BL.shape[1] < batch.texts_BL.shape[1] == 12
+    assert (batch.rare_texts_BL[:, -1] == 2).all()
+    names = (batch.rare_texts_BL >= 20).sum(axis=1)
+    others = (batch.rare_texts_BL > 2).sum(axis=1) - names
+    assert names.mean() > 0.3 > others.mean() / 9
+
+
 def test_keep_probs_equal_the_worked_example():
     texts = [[1, 2], [1, 3], [1, 2], [1, 2]]
     probs = contrastive.keep_probs(texts, 4, 0.25)
-    np.testing.assert_allclose(probs[1:], [0.5, 1 / 3**0.5, 1], rtol=1e-6)
+    np.testing.assert_allclose(probs[1:], [1 / 4, 1 / 3, 1], rtol=1e-6)
 
 
 def test_too_few_pairs_are_refused():

@@ -1,0 +1,45 @@
+"""The text tokenizer: SentencePiece on the text of the training pictures.
+
+The paper's has 56,320 pieces. A text too small for that gets fewer, and says so.
+
+Usage:
+    cm3leon --config configs/tokenizer.py --workdir runs/tokenizer \
+        --config.pictures.folder=runs/scenes
+    cm3leon --config configs/tokenizer.py:quick --workdir runs/quick/tokenizer ...
+    cm3leon --config configs/tokenizer.py:quick,pictures --workdir runs/mine/tokenizer ...
+    cm3leon --config configs/tokenizer.py:full --workdir runs/full/tokenizer ...
+    cm3leon --config configs/tokenizer.py:debug --workdir runs/debug/tokenizer ...
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(arg=None):
+    arg = common.parse_arg(arg, quick=False, full=False, debug=False, pictures=False)
+    small = arg["quick"] or arg["debug"] or arg["full"]
+    config = ml_collections.ConfigDict()
+    config.job = "tokenizer"
+    config.pictures = dict(folder="")  # an imagefolder, or one a split
+    config.splits = common.splits(small)  # where the folder has no split folders
+    # Columns of the rows, dotted into lists and records; those missing are skipped.
+    config.columns = (
+        "text",
+        "text_long",
+        "questions.question",
+        "questions.answer",
+        "edit.instruction",
+    )
+    # Templates count as so many texts a row each, or their words would be spelt out.
+    config.template_share = 0.1 if small else 0.01
+    config.template_tasks = ("caption", "vqa", "edit", "layout", "segmentation")
+    config.vocab_size = 640 if small else 56_320  # ids, control and bytes included
+    if arg["pictures"]:
+        config.columns = ("text", "keywords")
+        config.template_tasks = ("caption",)
+        config.vocab_size = 1_024 if small else 56_320
+    if arg["debug"]:
+        config.vocab_size = 320
+        config.splits = dict(num_validation=4, num_test=8)
+    return config
