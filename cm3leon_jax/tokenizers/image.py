@@ -1,6 +1,6 @@
 """Pictures to codes and back: a trained VQGAN as a tokenizer.
 
-A tokenizer is a folder:
+A tokenizer is a folder (the job's `export/`):
 
     config.json           {"format": 1, "kind": "vqgan", "model": {VqganConfig}}
     weights.safetensors   the arrays by path, "encoder.conv_in.kernel"; layout HWIO
@@ -22,6 +22,7 @@ from flax import nnx
 from cm3leon_jax import storage
 from cm3leon_jax.models import vqgan
 
+EXPORT = "export"  # folder within the job's
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
 _FORMAT = 1
@@ -55,9 +56,10 @@ class ImageTokenizer:
 
     @classmethod
     def load(cls, folder: Path, *, batch_size: int = 64) -> "ImageTokenizer":
-        """Reads a tokenizer's folder; see `load_model` for what is refused."""
-        digest = storage.digest_file(pathlib.Path(folder) / WEIGHTS_FILE)
-        return cls(load_model(folder), digest=digest, batch_size=batch_size)
+        """Reads a tokenizer's folder, or its job's; see `load_model` for refusals."""
+        model = load_model(folder)
+        digest = storage.digest_file(_root(folder) / WEIGHTS_FILE)
+        return cls(model, digest=digest, batch_size=batch_size)
 
     @property
     def codebook_size(self) -> int:
@@ -188,14 +190,14 @@ def save(model: vqgan.Vqgan, folder: Path) -> str:
 
 
 def load_model(folder: Path) -> vqgan.Vqgan:
-    """Reads the network of a tokenizer's folder.
+    """Reads the network of a tokenizer's folder, or of its job's folder.
 
     Raises:
       FileNotFoundError: if there is no such folder.
       ValueError: if the folder holds something else, or arrays of other names or
         shapes than its config says, or values that are not finite.
     """
-    folder = pathlib.Path(folder)
+    folder = _root(folder)
     if not (folder / CONFIG_FILE).is_file():
         raise FileNotFoundError(
             f"no image tokenizer in {folder}; train one with configs/vqgan.py"
@@ -217,6 +219,11 @@ def load_model(folder: Path) -> vqgan.Vqgan:
         for path, leaf in nnx.to_flat_state(state)
     }
     return nnx.merge(graph, nnx.from_flat_state(flat))
+
+
+def _root(folder: Path) -> pathlib.Path:
+    folder = pathlib.Path(folder)
+    return folder / EXPORT if (folder / EXPORT).is_dir() else folder
 
 
 def _named(model: vqgan.Vqgan) -> dict[str, Any]:

@@ -1,0 +1,194 @@
+"""Trains an image tokenizer on a folder's pictures.
+
+export/               the trained tokenizer, see tokenizers/image.py
+reconstructions.png   held-out originals, each above its reconstruction
+checkpoints/          where an interrupted training continues
+metrics.jsonl         losses, codebook usage, quality on the validation split
+refusals.json         pictures that could not be used
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import pathlib
+from concurrent import futures
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from flax import nnx
+from PIL import Image
+
+from cm3leon_jax import sharding, storage
+from cm3leon_jax.data import gallery, pictures, shuffled, splits
+from cm3leon_jax.data.refusals import Refusals, RefusedError
+from cm3leon_jax.data.sources import folder as source
+from cm3leon_jax.evals import reconstruction
+from cm3leon_jax.jobs import folder
+from cm3leon_jax.models import discriminator, vqgan
+from cm3leon_jax.tokenizers import image
+from cm3leon_jax.train import checkpoint, codebook, loop, metrics, pixels
+
+SHEET = "reconstructions.png"
+_SHEET_COLUMNS, _SHEET_ROWS = 12, 4
+_SHEET_SCALE = 2
+
+
+def run(config: ml_collections.ConfigDict, workdir: str) -> None:
+    """Trains, measures on the validation split, exports.
+
+    Raises:
+      FileNotFoundError: If there are no pictures.
+      ValueError: If there are too few pictures, or the shape is impossible.
+      FloatingPointError: If a loss is not finite.
+    """
+    if not folder.start(config, workdir):
+        return
+    sharding.use_platform(config.num_cpu_devices)
+    root = pathlib.Path(workdir)
+    shape = vqgan.VqganConfig(**config.model)
+    optimizer = pixels.OptimizerConfig(
+        num_steps=config.loop.num_steps, **config.optimizer
+    )
+    loss = pixels.LossConfig(**config.loss)
+    step = pixels.make_step(loss, codebook.CodebookConfig(**config.codebook), optimizer)
+    refusals = Refusals()
+    train, held_out = (
+        _read(config, split, refusals) for split in (splits.TRAIN, splits.VALIDATION)
+    )
+    storage.write_json(root / "refusals.json", refusals.to_json())
+    evaluate = functools.partial(_evaluate, held_out[: config.num_evaluated], root)
+    put_state, put_batch = _placement()
+    one_step = jax.jit(step, donate_argnums=0)
+    final = loop.run(
+        put_state(_start(shape, config, loss, optimizer)),
+        lambda state, batch: one_step(state, put_batch(batch)),
+        shuffled.Shuffled(train, config.batch_size, seed=config.seed),
+        num_steps=config.loop.num_steps,
+        checkpointer=checkpoint.Checkpointer(str(root / "checkpoints")),
+        writer=metrics.Writer(str(root / "metrics.jsonl")),
+        log_every=config.loop.log_every,
+        save_every=config.loop.save_every,
+        evaluate=evaluate,
+        eval_every=config.loop.eval_every,
+    )
+    image.save(jax.device_get(final.average), root / image.EXPORT)
+    summary = evaluate(final)
+    print("  ".join(f"{name}: {value:.3f}" for name, value in summary.items()))
+    folder.finish(workdir, summary)
+
+
+def _start(
+    shape: vqgan.VqganConfig,
+    config: ml_collections.ConfigDict,
+    loss: pixels.LossConfig,
+    optimizer: pixels.OptimizerConfig,
+) -> pixels.PixelState:
+    model = vqgan.Vqgan(shape, rngs=nnx.Rngs(config.seed))
+    judge = None
+    if loss.adversarial_weight:
+        judge = discriminator.PatchDiscriminator(
+            discriminator.DiscriminatorConfig(**config.discriminator),
+            rngs=nnx.Rngs(config.seed + 1),
+        )
+    return pixels.init(model, judge, pixels.optimizers(optimizer))
+
+
+def _placement():
+    """Returns what puts a state on every device, and a batch's rows over them all."""
+    mesh = sharding.make_mesh(sharding.MeshConfig())
+    rows = jax.sharding.NamedSharding(mesh, sharding.spec(("batch",)))
+    everywhere = jax.sharding.NamedSharding(mesh, sharding.spec(()))
+    put_state = functools.partial(jax.device_put, device=everywhere)
+    return put_state, functools.partial(jax.make_array_from_process_local_data, rows)
+
+
+def _read(
+    config: ml_collections.ConfigDict, split: str, refusals: Refusals
+) -> np.ndarray:
+    """Reads a split's pictures and those that its columns name: uint8[N, Y, X, 3]."""
+    rule = pictures.PictureConfig(
+        image_size=config.model.image_size, min_side=config.pictures.min_side
+    )
+    found = gallery.read(
+        config.pictures.folder,
+        split,
+        splits.SplitConfig(**config.splits),
+        rule,
+        refusals,
+        num_threads=config.num_threads,
+    )
+    files = [
+        path
+        for row in found.rows
+        for path in _named_files(row, config.pictures.columns, refusals)
+    ]
+    with futures.ThreadPoolExecutor(config.num_threads) as pool:
+        more = list(pool.map(lambda path: _load(path, rule, refusals), files))
+    return np.concatenate([found.pictures, *(picture for picture in more)])
+
+
+def _named_files(row: source.Row, columns: Any, refusals: Refusals):
+    """Yields the files of a row's further pictures, `{"file_name": ...}`."""
+    for column in columns:
+        entry = row.columns.get(column)
+        if isinstance(entry, dict) and isinstance(entry.get("file_name"), str):
+            try:
+                yield source.check_inside(row.root.resolve(), entry["file_name"])
+            except RefusedError as error:
+                refusals.refuse(f"{row.path}, column {column}", error)
+
+
+def _load(
+    path: pathlib.Path, rule: pictures.PictureConfig, refusals: Refusals
+) -> np.ndarray:
+    """Reads one picture: uint8[1, Y, X, 3], or none of them if it is refused."""
+    try:
+        picture = pictures.load(path, rule)[None]
+    except RefusedError as error:
+        refusals.refuse(str(path), error)
+        return np.zeros((0, rule.image_size, rule.image_size, 3), np.uint8)
+    refusals.accepted += 1
+    return picture
+
+
+def _evaluate(
+    held_out_NYXC: np.ndarray, root: pathlib.Path, state: pixels.PixelState
+) -> dict[str, float]:
+    """Measures the averaged weights as a tokenizer; writes the sheet."""
+    tokenizer = image.ImageTokenizer(jax.device_get(state.average))
+    codes_NP = tokenizer.encode(held_out_NYXC)
+    back_NYXC = tokenizer.decode(codes_NP)
+    storage.write_bytes(root / SHEET, sheet(held_out_NYXC, back_NYXC))
+    return reconstruction.evaluate(
+        held_out_NYXC, back_NYXC, codes_NP, tokenizer.codebook_size
+    )
+
+
+def sheet(originals_NYXC: np.ndarray, reconstructions_NYXC: np.ndarray) -> bytes:
+    """Returns a PNG: rows of originals, their reconstructions beneath each row.
+
+    Args:
+      originals_NYXC: uint8[N, Y, X, 3]; the first 48 are shown.
+      reconstructions_NYXC: uint8[N, Y, X, 3].
+    """
+    count = min(len(originals_NYXC), _SHEET_COLUMNS * _SHEET_ROWS)
+    size = originals_NYXC.shape[1]
+    canvas = np.full((0, _SHEET_COLUMNS * size, 3), 255, np.uint8)
+    for start in range(0, count, _SHEET_COLUMNS):
+        for part in (originals_NYXC, reconstructions_NYXC):
+            strip = np.full((size, _SHEET_COLUMNS * size, 3), 255, np.uint8)
+            for place, picture in enumerate(
+                part[start : min(count, start + _SHEET_COLUMNS)]
+            ):
+                strip[:, place * size : (place + 1) * size] = picture
+            canvas = np.concatenate([canvas, strip])
+    large = Image.fromarray(canvas).resize(
+        (canvas.shape[1] * _SHEET_SCALE, canvas.shape[0] * _SHEET_SCALE),
+        Image.Resampling.NEAREST,
+    )
+    buffer = io.BytesIO()
+    large.save(buffer, "PNG")
+    return buffer.getvalue()
