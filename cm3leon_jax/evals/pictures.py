@@ -1,6 +1,6 @@
 """How well a model knows a person's own pictures, where nothing else judges.
 
-    image_perplexity        of held-out pictures under their own caption and, as
+    image_perplexity_true   of held-out pictures under their own caption and, as
                             `_shuffled`, under another's; `_p_value` of the difference,
                             picture by picture
     captions                word F1 against the true caption
@@ -138,7 +138,7 @@ def caption_effect(writer: Writer, held_out: Captioned) -> dict[str, float]:
         scored = scoring.scores(writer.model, before, ids, writer.shapes)
         loss[name] = -np.array([row.mean() for row in scored], np.float64)
     return {
-        "image_perplexity": math.exp(loss["true"].mean()),
+        "image_perplexity_true": math.exp(loss["true"].mean()),
         "image_perplexity_shuffled": math.exp(loss["shuffled"].mean()),
         "image_perplexity_p_value": chance.paired_p_value(
             loss["shuffled"] - loss["true"]
