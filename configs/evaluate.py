@@ -41,19 +41,19 @@ def get_config(arg=None):
         ),
         num_cases=300,
         num_samples=8,  # of which the bi-encoder picks one
-        max_caption=47,  # ids
+        max_caption=31 if small else 127,  # ids
         max_answer=15,  # ids
         coordinates=16 if small else 256,  # steps a side in layouts, as in the shards
         seed=0,
     )
-    config.own = dict(num_cases=300, max_caption=47, seed=0)
+    config.own = dict(num_cases=300, max_caption=31 if small else 127, seed=0)
     config.drawing = _sampling(temperature=0.7)
     config.writing = _sampling(temperature=0.0)  # the most probable
     config.guided = _sampling(temperature=0.7, guidance=3.0)
     config.contrastive = _sampling(
         contrast_k=4, contrast_alpha=0.3, amateur_temperature=2.0
     )
-    config.varied = _sampling(temperature=1.0, top_p=0.9)
+    config.varied = _sampling(temperature=0.8)
     config.loader = dict(  # of the perplexity
         max_length=256 if small else 4_096,
         batch_size=16,
@@ -64,8 +64,8 @@ def get_config(arg=None):
     )
     config.shapes = dict(  # padded shapes; each is compiled once
         rows=(100,) if small else (64,),
-        prompt_lengths=(64, 128, 256) if small else (256, 1_024, 2_048, 4_096),
-        steps=(16, 48, 64) if small else (64, 1_024),
+        prompt_lengths=(48, 96, 192, 256) if small else (256, 1_024, 2_048, 4_096),
+        steps=(32, 64) if small else (128, 1_024),
         num_pieces=(8,) if small else (64,),
     )
     if arg["debug"]:
