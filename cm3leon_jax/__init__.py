@@ -2,16 +2,17 @@
 
 The rooms, by floor; a module imports from lower floors or from its own room:
 
-    9  main        the one command: --config --workdir; runs the job that a config names
-    8  jobs        the wiring; the only readers of a ConfigDict
-    6  api         the face for Python users: load(path) -> draw, caption, answer, edit
-    5  evals       numbers;  reports: pages that a person looks at
-    4  data        sources, shards, the loader
-    3  retrieval   which documents to put before this one
+    10 main        the one command: --config --workdir; runs the job that a config names
+    9  jobs        the wiring; the only readers of a ConfigDict
+    7  api         the face for Python users: load(path) -> draw, caption, answer, edit
+    6  evals       numbers;  reports: pages that a person looks at
+    5  data        sources, shards, the loader
+    4  retrieval   which documents to put before this one
        train       what changes parameters: losses, optimizer, step, loop, checkpoints
        decoding    logits -> tokens: requests, grammar, guidance, the engine
        tasks       one file a task: templates, target, answer parsed
-    2  tokenizers  strings and pictures <-> ids;  embedders: pictures and text -> vectors
+    3  embedders   pictures and text -> vectors (text by a tokenizer)
+    2  tokenizers  strings and pictures <-> ids
     1  documents   what a training sequence is: documents, the CM3 rewrite, packed rows
        models      Flax modules for one device
        scenes      the built-in picture world

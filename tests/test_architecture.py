@@ -12,7 +12,8 @@ PACKAGE = ROOT / "cm3leon_jax"
 FLOORS = (
     {"vocab", "sharding", "storage"},
     {"documents", "models", "scenes"},
-    {"tokenizers", "embedders"},
+    {"tokenizers"},
+    {"embedders"},  # text goes through a tokenizer before it becomes a vector
     {"retrieval", "train", "decoding", "convert", "tasks"},
     {"data"},
     {"evals", "reports"},

@@ -1,4 +1,4 @@
 """Sequences by the million: sources, shards, the loader.
 
-May import: floors 0 to 3.
+May import: floors 0 to 4.
 """

@@ -1,4 +1,4 @@
 """Logits to tokens: requests, grammar, guidance, the engine.
 
-May import: floors 0 to 2.
+May import: floors 0 to 3.
 """

@@ -1,4 +1,4 @@
 """Pictures and text to unit vectors.
 
-May import: floors 0 and 1.
+May import: floors 0 to 2.
 """

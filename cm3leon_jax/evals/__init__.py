@@ -1,4 +1,4 @@
 """Numbers for papers: each is evaluate(...) -> dict[str, float].
 
-May import: floors 0 to 4.
+May import: floors 0 to 5.
 """

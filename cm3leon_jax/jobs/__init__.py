@@ -1,4 +1,4 @@
 """The wiring: each module is run(config, workdir). The only readers of a ConfigDict.
 
-May import: floors 0 to 7.
+May import: floors 0 to 8.
 """

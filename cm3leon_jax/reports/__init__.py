@@ -1,4 +1,4 @@
 """Pages that a person looks at.
 
-May import: floors 0 to 4.
+May import: floors 0 to 5.
 """

@@ -1,4 +1,4 @@
 """Which documents to put before this one: index, strategy, neighbours.
 
-May import: floors 0 to 2.
+May import: floors 0 to 3.
 """

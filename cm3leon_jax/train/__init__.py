@@ -1,4 +1,4 @@
 """What changes parameters: losses, optimizer, step, loop, checkpoints.
 
-May import: floors 0 to 2.
+May import: floors 0 to 3.
 """

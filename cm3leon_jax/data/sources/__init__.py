@@ -1,4 +1,4 @@
 """What people hold on disk, a file a format.
 
-May import: floors 0 to 3.
+May import: floors 0 to 4.
 """
