@@ -15,14 +15,15 @@ from configs import common
 
 
 def get_config(arg=None):
-    arg = common.parse_arg(arg, quick=False, debug=False)
+    arg = common.parse_arg(arg, quick=False, full=False, debug=False, pictures=False)
+    small = arg["quick"] or arg["full"] or arg["debug"]
     config = ml_collections.ConfigDict()
     config.job = "check"
     config.pictures = dict(
         folder="",  # an imagefolder, or pictures with a .txt beside each
-        image_size=64 if arg["quick"] or arg["debug"] else 256,  # pixels a side
+        image_size=64 if small else 256,  # pixels a side
     )
-    config.splits = common.splits(arg["quick"] or arg["debug"])
+    config.splits = common.splits(small)
     # Fewest usable pictures a split: the evaluation's hundred captions need a hundred.
     config.minimum = dict(train=100, test=100)
     if arg["debug"]:

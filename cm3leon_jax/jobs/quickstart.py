@@ -55,7 +55,7 @@ def plan(root: pathlib.Path, preset: str, data: str) -> list[Stage]:
     if data:
         first = Stage(
             "check",
-            f"configs/check.py:{preset}",
+            f"configs/check.py:{argument}",
             {"pictures.folder": data},
             "look through the pictures and captions",
         )

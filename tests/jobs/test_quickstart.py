@@ -1,0 +1,74 @@
+import importlib
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from cm3leon_jax.jobs import quickstart
+from configs import quickstart as configs
+
+ROOT = pathlib.Path(quickstart.__file__).parent.parent.parent
+
+
+@pytest.mark.parametrize("preset", configs.PRESETS)
+@pytest.mark.parametrize("data", ["", "pictures"])
+def test_every_stage_is_a_command_whose_fields_exist(preset, data):
+    for stage in quickstart.plan(pathlib.Path("run"), preset, data):
+        path, _, arg = stage.config.partition(":")
+        module = importlib.import_module(f"configs.{pathlib.Path(path).stem}")
+        config = module.get_config(arg)
+        for name, value in stage.overrides.items():
+            section = config
+            *sections, field = name.split(".")
+            for part in sections:
+                section = section[part]
+            assert isinstance(section[field], type(value)), (stage.name, name)
+
+
+def test_stages_read_only_what_earlier_ones_made():
+    made = set()
+    for stage in quickstart.plan(pathlib.Path("run"), "quick", ""):
+        for value in stage.overrides.values():
+            assert pathlib.Path(value).parts[1] in made, stage.name
+        made.add(stage.name)
+
+
+def test_folder_that_is_missing_is_one_line(tmp_path):
+    command = [
+        *(sys.executable, "-m", "cm3leon_jax.main"),
+        *(
+            "--config",
+            "configs/quickstart.py:debug",
+            "--workdir",
+            str(tmp_path / "run"),
+        ),
+        "--config.data=absent",
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no folder absent")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_debug_run_goes_the_whole_path(tmp_path):
+    command = [
+        *(sys.executable, "-m", "cm3leon_jax.main"),
+        *("--config", "configs/quickstart.py:debug", "--workdir", str(tmp_path)),
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["objects_guess"] > 0
+    assert metrics["peak_memory_gb"] < 6
+    assert "Drawn from text" in (tmp_path / "report.html").read_text()
+    again = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "objects" in again.stdout
