@@ -51,15 +51,13 @@ def test_random_weights_never_write_an_ill_formed_answer(model, vocab):
         ids = [_prompt(vocab, number + s, 2 + number % 30) for s in range(streams)]
         plan = _random_plan(vocab, rng)
         requests.append(Request(tuple(ids), plan, number, how))
-    answers = engine.generate(
-        model, requests, vocab, dataclasses.replace(SHAPES, rows=(96,))
-    )
+    answers = engine.generate(model, requests, vocab, SHAPES)
     assert sum(map(len, answers)) > 2_000
     for request, answer in zip(requests, answers, strict=True):
         grammar.split(request.plan, answer)  # raises unless well formed
 
 
-@pytest.mark.parametrize("length", [2, 7, 20])
+@pytest.mark.parametrize("length", [2, 20])
 def test_cached_guided_decoding_equals_the_full_forward_pass(model, vocab, length):
     """Greedy, guided, left padded beside a longer row; re-scored without a cache."""
     how = Sampling(temperature=0.0, guidance=3.0)

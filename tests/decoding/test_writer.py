@@ -18,7 +18,7 @@ def test_every_kind_of_order_is_fulfilled_in_one_run(writer):
     draw = Order(("a dog",))
     orders = [
         draw,
-        Order(("Describe it. ", Hole(), PICTURE), seed=1),
+        Order(("Describe it. ", Hole(), PICTURE), seed=1, max_text=20),
         Order(("a dog", PICTURE), hidden_YX=hidden, seed=2),
         Order(("Edit it", PICTURE, "make it red"), seed=3),
         dataclasses.replace(draw, sampling=Sampling(guidance=3.0)),
@@ -41,7 +41,9 @@ def test_every_kind_of_order_is_fulfilled_in_one_run(writer):
 def test_results_do_not_depend_on_the_other_orders(writer):
     order = Order(("a dog",), seed=5)
     alone = writer.run([order])[0]
-    among = writer.run([Order(("Describe it. ", Hole(), PICTURE)), order])[1]
+    among = writer.run([Order(("Describe it. ", Hole(), PICTURE), max_text=20), order])[
+        1
+    ]
     np.testing.assert_array_equal(alone.picture, among.picture)
 
 
