@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,6 +12,11 @@ from cm3leon_jax.decoding.prompts import Request
 from cm3leon_jax.decoding.sampling import Sampling
 
 SHAPES = engine.Shapes(rows=(8,), prompt_lengths=(32,), steps=(24,), num_pieces=(12,))
+
+
+# Jitted whole: op by op, every op would be compiled by itself.
+_forward = jax.jit(lambda model, *rows: model.head(model(*rows)))
+_extend = jax.jit(lambda model, *rows: model.extend(*rows))
 
 
 def _prompt(vocab, seed, length):
@@ -74,9 +80,8 @@ def test_cached_guided_decoding_equals_the_full_forward_pass(model, vocab, lengt
     for stream in streams:
         ids = np.concatenate([stream, answer])[None].astype(np.int32)
         positions = jnp.arange(ids.shape[1])[None]
-        x_BLD = model(jnp.asarray(ids), positions, jnp.ones_like(ids))
-        start = vocab.image_start
-        every = model.head(x_BLD, start, vocab.image_size)[0]
+        every = np.asarray(_forward(model, ids, positions, jnp.ones_like(ids)))[0]
+        every = every[:, vocab.image_start : vocab.control_start]
         logits.append(every[len(stream) - 1 : -1])
     guided = logits[1] + 3.0 * (logits[0] - logits[1])
     np.testing.assert_array_equal(answer, vocab.image_start + guided.argmax(axis=-1))
@@ -88,10 +93,14 @@ def test_extend_with_left_padding_equals_the_full_forward_pass(model, vocab):
     positions = np.maximum(np.arange(14) - 5, 0)[None]
     cache = model.init_cache(1, 14)
     valid = (np.arange(14) >= 5)[None]
-    _, cache = model.extend(padded[None, :-1], positions[:, :-1], cache, valid[:, :-1])
-    last_BLD, _ = model.extend(padded[None, -1:], positions[:, -1:], cache)
-    full_BLD = model(prompt[None], np.arange(9)[None], np.ones((1, 9), np.int32))
-    np.testing.assert_allclose(last_BLD[0, 0], full_BLD[0, -1], rtol=1e-5, atol=1e-5)
+    rows = (padded[None, :-1], positions[:, :-1], cache, valid[:, :-1])
+    _, cache = _extend(model, *rows)
+    last_BLD, _ = _extend(model, padded[None, -1:], positions[:, -1:], cache)
+    ones = np.ones((1, 9), np.int32)
+    full_BLV = _forward(model, prompt[None], np.arange(9)[None], ones)
+    np.testing.assert_allclose(
+        model.head(last_BLD)[0, 0], full_BLV[0, -1], rtol=1e-5, atol=1e-5
+    )
 
 
 def _requests(vocab, seeds, how=Sampling(), length=9):  # noqa: B008 - frozen
@@ -172,8 +181,7 @@ def test_scores_equal_the_full_forward_pass(model, vocab):
         model, [prompt, prompt[:2]], [continuation, continuation[:1]], SHAPES
     )
     ids = np.concatenate([prompt, continuation]).astype(np.int32)[None]
-    x_BLD = model(ids, np.arange(11)[None], np.ones_like(ids))
-    logits = np.asarray(model.head(x_BLD))[0]
+    logits = np.asarray(_forward(model, ids, np.arange(11)[None], np.ones_like(ids)))[0]
     log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     expected = log_probs[np.arange(5, 10), continuation]
     np.testing.assert_allclose(short[0], expected, rtol=1e-5, atol=1e-5)
