@@ -25,6 +25,7 @@ from cm3leon_jax.jobs import folder
 
 _SAMPLE_SECONDS = 0.5
 _ORPHAN_GRACE_SECONDS = 20.0
+_LOG_SECONDS = "10"
 _GB = 1e9
 
 
@@ -60,6 +61,8 @@ def run(stages: Sequence[Stage], workdir: pathlib.Path) -> None:
     environment.setdefault(
         "JAX_COMPILATION_CACHE_DIR", str((workdir / folder.COMPILE_CACHE).absolute())
     )
+    if not sys.stderr.isatty():  # a log file wants few lines of progress
+        environment.setdefault("TQDM_MININTERVAL", _LOG_SECONDS)
     _end_orphan(workdir)
     for number, stage in enumerate(stages, 1):
         title = f"[{number}/{len(stages)}] {stage.name}: {stage.about}"

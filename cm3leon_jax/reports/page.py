@@ -31,7 +31,8 @@ main { max-width:1080px; margin:0 auto; padding:40px 24px 80px; }
 h1 { font-size:30px; letter-spacing:-.02em; margin:0 0 6px; }
 h2 { font-size:19px; margin:44px 0 4px; }
 p { margin:4px 0 14px; color:var(--soft); max-width:74ch; }
-.cards { display:flex; flex-wrap:wrap; gap:14px; margin-top:12px; }
+.cards { display:grid; grid-template-columns:repeat(auto-fill,minmax(var(--wide),1fr));
+  gap:14px; margin-top:12px; }
 .card { background:var(--paper); border:1px solid var(--line); border-radius:10px;
   padding:12px; }
 .row { display:flex; gap:10px; align-items:flex-start; }
@@ -118,10 +119,10 @@ def row(pieces: Sequence[str]) -> str:
     return f'<div class="row">{"".join(pieces)}</div>'
 
 
-def cards(items: Sequence[str]) -> str:
-    """Cards that flow over the page's width."""
+def cards(items: Sequence[str], width: int = 240) -> str:
+    """Cards in as many columns of at least `width` pixels as the page holds."""
     boxes = "".join(f'<div class="card">{item}</div>' for item in items)
-    return f'<div class="cards">{boxes}</div>'
+    return f'<div class="cards" style="--wide:{width}px">{boxes}</div>'
 
 
 def figures(numbers: Mapping[str, str]) -> str:

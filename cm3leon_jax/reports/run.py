@@ -17,6 +17,8 @@ from cm3leon_jax.reports.samples import Sample
 _MAX_POINTS = 300  # of a curve
 _RIGHT = 0.999  # a score from which a case counts as right
 _GB = "GB"
+_PICTURE_WIDTH, _CARD_PADDING, _MIN_CARD = 122, 26, 200  # pixels
+_CURVE_WIDTH = 510
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +105,7 @@ def write(
     Returns:
       The page's path.
     """
-    shown = samples.read(root / "evaluate")
+    found = samples.read(root / "evaluate")
     parts = [
         page.heading("CM3Leon, from pictures and captions", _about(root), level=1),
         page.figures(_headline(metrics)),
@@ -111,13 +113,14 @@ def write(
         _numbers(metrics),
     ]
     for gallery in _GALLERIES:
-        chosen = [sample for sample in shown if sample.key == gallery.key]
+        chosen = [sample for sample in found if sample.key == gallery.key]
         if chosen:
             parts.append(page.heading(gallery.title, gallery.about))
-            parts.append(page.cards([_card(s) for s in chosen[: gallery.count]]))
+            shown = [_card(sample) for sample in chosen[: gallery.count]]
+            parts.append(page.cards(shown, _width(chosen[: gallery.count])))
     parts += [
         page.heading("Training", "Means over the steps between two entries."),
-        page.cards(_curves(root)),
+        page.cards(_curves(root), _CURVE_WIDTH),
         page.heading("Time and memory", "Memory is the whole process tree's peak."),
         _stages(stages),
     ]
@@ -168,6 +171,15 @@ def _numbers(metrics: Mapping[str, float]) -> str:
             ]
         )
     return page.table(("number", "measured", "guessing", ""), rows)
+
+
+def _width(shown: Sequence[Sample]) -> int:
+    """Pixels that the sample with the most pictures needs."""
+    most = max(
+        len(each.neighbours) + (each.given is not None) + (each.drawn is not None)
+        for each in shown
+    )
+    return max(most * _PICTURE_WIDTH + _CARD_PADDING, _MIN_CARD)
 
 
 def _card(sample: Sample) -> str:
