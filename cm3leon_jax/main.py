@@ -39,9 +39,7 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(_refuse(f"unexpected arguments {argv[1:]}; flags begin with --"))
     if flags.FLAGS["config"].value is None or _WORKDIR.value is None:
         sys.exit(_refuse("both --config and --workdir are needed"))
-    absl_logging.use_absl_handler()
-    absl_logging.set_verbosity(absl_logging.INFO)
-    logging.getLogger("jax").setLevel(logging.WARNING)
+    _log()
     config = _CONFIG.value
     try:
         name = config.job
@@ -56,6 +54,18 @@ def main(argv: Sequence[str]) -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         sys.exit(INTERRUPTED_EXIT_CODE)
+
+
+def _log() -> None:
+    """Shows this package's messages, and of the libraries what is worth a warning."""
+    absl_logging.use_absl_handler()
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    ours = logging.getLogger("cm3leon_jax")
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    ours.propagate = False
 
 
 def _report(error: Exception, workdir: str) -> int:
