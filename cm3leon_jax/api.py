@@ -31,7 +31,7 @@ from cm3leon_jax.decoding.writer import Order, Writer
 from cm3leon_jax.documents.example import Hole
 from cm3leon_jax.embedders import clip
 from cm3leon_jax.models import transformer
-from cm3leon_jax.tasks import caption, edit, pair, segmentation, vqa
+from cm3leon_jax.tasks import caption, edit, layout, pair, row, segmentation, vqa
 from cm3leon_jax.tokenizers import image as image_tokenizers
 from cm3leon_jax.tokenizers import text as text_tokenizers
 from cm3leon_jax.train import checkpoint, state
@@ -53,6 +53,8 @@ class Ask:
         tokenizer's size (shorter side to it, middle cut out).
       box: x0, y0, x1, y1 in pixels of the resized picture: what is drawn anew. Cells of
         the code grid that it touches count whole.
+      boxes: (name, x0, y0, x1, y1) in pixels of a picture of the tokenizer's size, for
+        `layout`: what is to be where.
       seed: The only source of randomness.
       retrieve: Documents looked up in the memory bank by the words of `text`.
       keep_documents: Whether the unconditional stream has them too.
@@ -64,6 +66,7 @@ class Ask:
     text: str = ""
     picture: np.ndarray | None = None
     box: Box | None = None
+    boxes: tuple[tuple[str, float, float, float, float], ...] = ()
     seed: int = 0
     retrieve: int = 0
     keep_documents: bool = False
@@ -87,6 +90,7 @@ class Model:
     Attributes:
       writer: The model with its tokenizers.
       digest: Of the checkpoint.
+      coordinates: Steps a side of the grid in layouts, as the model was trained.
       bank: Documents to retrieve, or None.
       embed_text: From strings to unit vectors, for retrieval; None without a bank.
       embed_pictures: From uint8[N, Y, X, 3] to unit vectors, likewise.
@@ -94,6 +98,7 @@ class Model:
 
     writer: Writer
     digest: str
+    coordinates: int = layout.COORDINATES
     bank: Bank | None = None
     embed_text: Callable[[Sequence[str]], np.ndarray] | None = None
     embed_pictures: Callable[[np.ndarray], np.ndarray] | None = None
@@ -213,9 +218,13 @@ class Model:
             raise ValueError(f"a box belongs to kind 'infill' alone, got {ask.kind!r}")
         size = self.writer.image_size
         picture = None if ask.picture is None else writers.fit(ask.picture, size)
+        if (len(ask.boxes) > 0) != (ask.kind == "layout"):
+            raise ValueError(
+                f"boxes belong to kind 'layout', which needs some: {ask.kind!r}"
+            )
         vocab = self.writer.vocab
         return Order(
-            parts=parts(ask.text, picture),
+            parts=self._layout(ask) if ask.boxes else parts(ask.text, picture),
             hidden_YX=None
             if ask.box is None
             else prompts.cells(ask.box, size, vocab.grid_size),
@@ -226,6 +235,14 @@ class Model:
             max_text=ask.max_text,
         )
 
+    def _layout(self, ask: Ask) -> tuple:
+        size = self.writer.image_size
+        boxes = [
+            row.Box(name, tuple(corner / size for corner in corners))
+            for name, *corners in ask.boxes
+        ]
+        return layout.prompt(ask.text, boxes, coordinates=self.coordinates)
+
     def _provenance(self, ask: Ask, found: Sequence[Found]) -> dict[str, Any]:
         return {
             "kind": ask.kind,
@@ -233,6 +250,7 @@ class Model:
             "seed": ask.seed,
             "sampling": dataclasses.asdict(ask.sampling),
             "box": ask.box,
+            "boxes": ask.boxes,
             "checkpoint": self.digest,
             "retrieved": [near.provenance() for near in found],
         }
@@ -258,6 +276,7 @@ KINDS: dict[str, tuple[bool, Callable[[str, np.ndarray | None], tuple]]] = {
     "answer": (True, lambda text, picture: vqa.prompt(text, picture)),
     "edit": (True, lambda text, picture: edit.prompt(picture, text)),
     "segmentation": (True, lambda text, picture: segmentation.prompt(picture, text)),
+    "layout": (False, lambda text, picture: pair.prompt(text)),  # see `_layout`
     "infill": (True, _infill),
     "complete": (False, _complete),
 }
@@ -291,6 +310,10 @@ def load(
     )
     _check(info, texts.digest, images.digest, folder)
     digest = _digest(model)
+    tasks = made["tokenise"]["tasks"]
+    coordinates = layout.COORDINATES
+    if "layout" in tasks:
+        coordinates = tasks["layout"]["coordinates"]
     writer = Writer(
         model=transformer.unstack(model),
         vocab=info.vocab,
@@ -302,19 +325,20 @@ def load(
         image_size=images.image_size,
         shapes=shapes,
     )
+    loaded = Model(writer, digest, coordinates)
     if not with_bank or not made["embedder"]:
-        return Model(writer, digest)
+        return loaded
     embedder = clip.ClipEmbedder.load(_beside(folder, made["embedder"]))
-    bank = _bank(shards_folder(folder))
-    return Model(writer, digest, bank, embedder.embed_text, embedder.embed_pictures)
+    return dataclasses.replace(
+        loaded,
+        bank=_bank(shards_folder(folder)),
+        embed_text=embedder.embed_text,
+        embed_pictures=embedder.embed_pictures,
+    )
 
 
 def shards_folder(path: str | pathlib.Path) -> pathlib.Path:
-    """Returns the folder of the shards that a model was trained on.
-
-    Args:
-      path: As for `load`.
-    """
+    """The folder of the shards that a model was trained on; `path` as for `load`."""
     folder = _job_folder(pathlib.Path(path))
     return _beside(folder, storage.read_json(folder / "config.json")["shards"])
 
@@ -359,14 +383,11 @@ def _config_with(folder: pathlib.Path, key: str) -> dict[str, Any]:
 
 def _check(info: shards.SetInfo, text: str, image: str, folder: pathlib.Path) -> None:
     """Refuses tokenizers whose ids mean something else to the model."""
-    for name, ours, theirs in (
-        ("text tokenizer", text, info.text_tokenizer),
-        ("image tokenizer", image, info.image_tokenizer),
-    ):
-        if ours != theirs:
+    for name, ours in (("text_tokenizer", text), ("image_tokenizer", image)):
+        if ours != getattr(info, name):
             raise ValueError(
-                f"{folder} was trained with another {name} ({theirs[:12]}) than the one"
-                f" at hand ({ours[:12]}); restore it, or train again"
+                f"{folder} was trained with another {name} than the one at hand"
+                f" ({ours[:12]}); restore it, or train again"
             )
 
 

@@ -43,7 +43,6 @@ def get_config(arg=None):
         num_samples=8,  # of which the bi-encoder picks one
         max_caption=31 if small else 127,  # ids
         max_answer=15,  # ids
-        coordinates=16 if small else 256,  # steps a side in layouts, as in the shards
         seed=0,
     )
     config.own = dict(num_cases=300, max_caption=31 if small else 127, seed=0)

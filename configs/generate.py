@@ -13,6 +13,8 @@ A line of a file of requests is a JSON object with any of the fields of `request
     {"kind": "answer", "picture": "photo.png", "text": "how many objects are there?"}
     {"kind": "edit", "picture": "photo.png", "text": "remove the red circle"}
     {"kind": "infill", "picture": "photo.png", "box": [0, 0, 32, 32]}
+    {"kind": "layout", "text": "a red circle", "boxes": [["red circle", 0, 0, 32, 32]]}
+    {"kind": "segmentation", "picture": "map.png", "text": "a red circle"}
     {"kind": "complete", "text": "a <mask> circle at the top left"}
 """
 
@@ -34,6 +36,7 @@ def get_config(arg=None):
         text="",
         picture="",
         box=(),
+        boxes=(),
         n=1,
         seed=0,
         retrieve=0,  # documents

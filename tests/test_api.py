@@ -63,7 +63,9 @@ class FakeBank:
 
 @pytest.fixture
 def model():
-    return api.Model(FakeWriter(), "digest", FakeBank(), lambda texts: [0] * len(texts))
+    return api.Model(
+        FakeWriter(), "digest", 16, FakeBank(), lambda texts: [0] * len(texts)
+    )
 
 
 def test_draw_takes_seeds_in_order_and_retrieves_by_the_text(model):
@@ -92,6 +94,12 @@ def test_infill_hides_the_cells_that_the_box_touches(model):
     model.infill(PICTURE, box=(0, 0, 3, 2), text="a dog")
     hidden = model.writer.orders[0].hidden_YX
     np.testing.assert_array_equal(np.argwhere(hidden), [[0, 0], [0, 1]])
+
+
+def test_a_layout_names_its_boxes_in_the_models_coordinates(model):
+    model.fulfil([api.Ask("layout", "a dog", boxes=(("dog", 0, 0, 4, 8),))])
+    words = model.writer.orders[0].parts[0]
+    assert "dog at location (0, 0) -> (8, 16)" in words
 
 
 def test_a_picture_of_another_size_is_resized_and_cut(model):
@@ -123,6 +131,7 @@ def test_provenance_says_what_it_came_from(model):
         (api.Ask("draw", "a dog", box=(0, 0, 2, 2)), "'infill' alone"),
         (api.Ask("infill", picture=PICTURE, box=(4, 0, 2, 2)), "x0 < x1"),
         (api.Ask("complete", "a dog"), "<mask> once"),
+        (api.Ask("layout", "a dog"), "needs some"),
         (api.Ask("caption", picture=PICTURE.astype(float)), "convert it to RGB"),
     ],
 )

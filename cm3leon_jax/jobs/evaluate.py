@@ -81,7 +81,7 @@ def _world_parts(
     cases = benches.read_cases(pictures / _TEST)
     fields = config.scenes.to_dict()
     fields |= {name: Sampling(**config[name].to_dict()) for name in _SAMPLINGS}
-    asked = benches.SceneEvalConfig(**fields)
+    asked = benches.SceneEvalConfig(coordinates=model.coordinates, **fields)
     unknown = [name for name in asked.parts if name not in scenes.PARTS]
     if unknown:
         raise ValueError(f"scenes.parts: {folder.nearest(unknown[0], [*scenes.PARTS])}")

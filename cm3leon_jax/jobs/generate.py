@@ -41,10 +41,11 @@ class Request:
     """One line of a file of requests.
 
     Attributes:
-      kind: `draw`, `caption`, `answer`, `edit`, `infill`, `complete`.
+      kind: One of `api.KINDS`.
       text: The caption, question, instruction or text with `<mask>`.
       picture: File of the picture, relative to the file of requests; or empty.
       box: x0, y0, x1, y1 in pixels, for `infill`; or empty.
+      boxes: [name, x0, y0, x1, y1] in pixels, for `layout`; or empty.
       n: Results; their seeds are `seed`, `seed + 1`, ...
       seed: Of the first.
       retrieve: Documents that are looked up.
@@ -57,6 +58,7 @@ class Request:
     text: str
     picture: str
     box: Sequence[int]
+    boxes: Sequence[Sequence[str | float]]
     n: int
     seed: int
     retrieve: int
@@ -182,6 +184,7 @@ def _asks(
             text=request.text,
             picture=picture,
             box=tuple(request.box) or None,
+            boxes=tuple(tuple(box) for box in request.boxes),
             seed=request.seed + index,
             retrieve=request.retrieve,
             keep_documents=request.keep_documents,

@@ -59,7 +59,7 @@ class FakeBank:
 def writer(monkeypatch):
     writer = FakeWriter()
     vectors = lambda things: np.ones((len(things), 2), np.float32)
-    model = api.Model(writer, "abc", FakeBank(), vectors, vectors)
+    model = api.Model(writer, "abc", 16, FakeBank(), vectors, vectors)
     monkeypatch.setattr(api, "load", lambda path, shapes: model)
     monkeypatch.setattr(evaluate, "_perplexity", lambda *_: {"perplexity_text": 2.0})
     return writer
