@@ -29,7 +29,7 @@ def get_config(arg=None):
     config.tokenizer = ""  # what the job `tokenizer` wrote
     config.model = _small() if small else _vit_b32()
     config.train = dict(
-        num_steps=200 if small else 20_000,
+        num_steps=180 if small else 20_000,
         batch_size=128 if small else 4_096,  # pairs
         peak_lr=1e-3 if small else 5e-4,
         warmup_steps=20 if small else 2_000,
@@ -45,6 +45,11 @@ def get_config(arg=None):
     config.loop = dict(log_every=20, save_every=1_000)  # steps
     config.num_threads = 2 if small else 16  # decoding pictures
     config.num_cpu_devices = 0  # devices that a CPU pretends to be; 0 for one
+    if arg["pictures"] and small:
+        # A thousand pictures are soon known by heart: show half of each at a time.
+        config.train.update(
+            num_steps=150, piece_drop_prob=0.2, patch_drop_prob=0.5, text_weight=0.5
+        )
     if arg["full"]:
         config.train.num_steps = 2_000
     if arg["debug"]:
