@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from orbax.checkpoint.experimental import v1 as ocp
+from orbax.checkpoint import v1 as ocp
 
 _LOGGER = logging.getLogger(__name__)
 _STEP_FOLDER = re.compile(r"\d{8,}")
