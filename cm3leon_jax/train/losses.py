@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cm3leon_jax.models import layers
+
 _LOGIT_BYTES = 4  # logits and their softmax are float32
 
 
@@ -104,9 +106,7 @@ def _loss_forward(x_BLD, table_VD, targets_BL, weights_BL, num_chunks, z_loss):
         grad_BLV -= jnp.where(hits_BLV, weights_BL[..., None], 0)
         grad_BLV = grad_BLV.astype(x_BLD.dtype)
         grad_x_BLD = jnp.einsum("blv,vd->bld", grad_BLV, table_VD)
-        grad_table_VD += jnp.einsum(
-            "blv,bld->vd", grad_BLV, x_BLD, preferred_element_type=jnp.float32
-        )
+        grad_table_VD += layers.outer(grad_BLV, x_BLD, jnp.float32)
         total = _total(nll_BL, norm_BL, weights_BL, z_loss)
         return grad_table_VD, (total, nll_BL, grad_x_BLD)
 
