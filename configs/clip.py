@@ -42,7 +42,7 @@ def get_config(arg=None):
         rare_share=0.008,  # of texts: pieces of more are seldom kept in the second view
         seed=0,
     )
-    config.loop = dict(log_every=20, save_every=1_000)  # steps
+    config.loop = dict(log_every=20, save_every=100 if small else 1_000)  # steps
     config.num_threads = 2 if small else 16  # decoding pictures
     config.num_cpu_devices = 0  # devices that a CPU pretends to be; 0 for one
     if arg["pictures"] and small:
