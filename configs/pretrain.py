@@ -128,7 +128,10 @@ def loader():
 
 def small(config, *, length, rows):
     """A model and rows for two CPU cores."""
+    # Each core computes its own rows: twice one device, where threads share each
+    # operation and wait for each other.
     config.num_cpu_devices = 2
+    config.mesh.update(data=-1, fsdp=1)
     config.model = model(4, 128, 4)
     # A narrow model wants larger weights: the paper's 0.006 is for 1,024 and wider.
     config.model.update(
