@@ -18,7 +18,6 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-from flax import nnx
 from PIL import Image
 
 from cm3leon_jax import sharding, storage
@@ -53,6 +52,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         num_steps=config.loop.num_steps, **config.optimizer
     )
     loss = pixels.LossConfig(**config.loss)
+    judge = discriminator.DiscriminatorConfig(**config.discriminator)
     step = pixels.make_step(loss, codebook.CodebookConfig(**config.codebook), optimizer)
     refusals = Refusals()
     train, held_out = (
@@ -63,7 +63,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     put_state, put_batch = _placement()
     one_step = jax.jit(step, donate_argnums=0)
     final = loop.run(
-        put_state(_start(shape, config, loss, optimizer)),
+        put_state(pixels.init(shape, judge, loss, optimizer, seed=config.seed)),
         lambda state, batch: one_step(state, put_batch(batch)),
         shuffled.Shuffled(train, config.batch_size, seed=config.seed),
         num_steps=config.loop.num_steps,
@@ -78,22 +78,6 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     summary = evaluate(final)
     print("  ".join(f"{name}: {value:.3f}" for name, value in summary.items()))
     folder.finish(workdir, summary)
-
-
-def _start(
-    shape: vqgan.VqganConfig,
-    config: ml_collections.ConfigDict,
-    loss: pixels.LossConfig,
-    optimizer: pixels.OptimizerConfig,
-) -> pixels.PixelState:
-    model = vqgan.Vqgan(shape, rngs=nnx.Rngs(config.seed))
-    judge = None
-    if loss.adversarial_weight:
-        judge = discriminator.PatchDiscriminator(
-            discriminator.DiscriminatorConfig(**config.discriminator),
-            rngs=nnx.Rngs(config.seed + 1),
-        )
-    return pixels.init(model, judge, pixels.optimizers(optimizer))
 
 
 def _placement():

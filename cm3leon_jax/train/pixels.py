@@ -15,6 +15,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 
 from cm3leon_jax.models import convolution, quantizer, vqgan
 from cm3leon_jax.models import discriminator as discriminators
@@ -132,24 +133,43 @@ def schedule(peak: float, config: OptimizerConfig) -> optax.Schedule:
 
 
 def init(
-    model: vqgan.Vqgan,
-    discriminator: discriminators.PatchDiscriminator | None,
-    players: Players,
+    shape: vqgan.VqganConfig,
+    discriminator: discriminators.DiscriminatorConfig,
+    loss: LossConfig,
+    optimizer: OptimizerConfig,
+    *,
+    seed: int,
 ) -> PixelState:
-    """Returns the state before the first step."""
-    return PixelState(
-        step=jnp.zeros((), jnp.int32),
-        model=model,
-        average=jax.tree.map(jnp.copy, model),
-        discriminator=discriminator,
-        optimizer=(
-            players.model.init(model),
-            None
-            if discriminator is None
-            else players.discriminator.init(discriminator),
-        ),
-        counts=codebooks.init(model.quantize.embedding[...]),
-    )
+    """Returns the state before the first step.
+
+    Args:
+      shape: of the tokenizer.
+      discriminator: of the discriminator; not used without an adversarial weight.
+      loss: whether there is one.
+      optimizer: of both players.
+      seed: of the first weights.
+    """
+
+    @jax.jit  # one program for all weights; one by one they compile far longer
+    def make() -> PixelState:
+        players = optimizers(optimizer)
+        model = vqgan.Vqgan(shape, rngs=nnx.Rngs(seed))
+        judge, judge_optimizer = None, None
+        if loss.adversarial_weight:
+            judge = discriminators.PatchDiscriminator(
+                discriminator, rngs=nnx.Rngs(seed + 1)
+            )
+            judge_optimizer = players.discriminator.init(judge)
+        return PixelState(
+            step=jnp.zeros((), jnp.int32),
+            model=model,
+            average=jax.tree.map(jnp.copy, model),
+            discriminator=judge,
+            optimizer=(players.model.init(model), judge_optimizer),
+            counts=codebooks.init(model.quantize.embedding[...]),
+        )
+
+    return make()
 
 
 def codebook_terms(quantized: quantizer.Quantized, config: LossConfig) -> jax.Array:
@@ -324,7 +344,7 @@ def _discriminator_step(state, image_BYXC, output_BYXC, loss, player):
 
 def _apply(player: optax.GradientTransformation, gradients, optimizer_state, model):
     """Returns the model and optimizer after a step, unchanged if it is not finite."""
-    is_finite = jnp.isfinite(optax.global_norm(gradients))
+    is_finite = jnp.isfinite(optax.tree.norm(gradients))
     updates, new_state = player.update(gradients, optimizer_state, model)
     keep = lambda new, old: jnp.where(is_finite, new, old)
     new_model = jax.tree.map(keep, optax.apply_updates(model, updates), model)

@@ -1,0 +1,70 @@
+"""The job end to end on a few drawn pictures: output, sheet, restart, refusals."""
+
+import importlib
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cm3leon_jax import storage
+from cm3leon_jax.jobs import vqgan
+from cm3leon_jax.tokenizers import image
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "pictures"
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    lines = []
+    for index in range(32):
+        pixels = np.repeat(rng.integers(0, 256, (4, 64, 3), np.uint8), 16, axis=0)
+        Image.fromarray(pixels).save(root / f"{index}.png")
+        row = {"file_name": f"{index}.png", "text": "stripes"}
+        row["edges"] = {"file_name": "1.png"}
+        row["edit"] = {"file_name": "nowhere.png"}
+        lines.append(json.dumps(row))
+    (root / "metadata.jsonl").write_text("\n".join(lines))
+    return root
+
+
+def _config(folder):
+    config = importlib.import_module("configs.vqgan").get_config("debug")
+    config.pictures.folder = str(folder)
+    config.batch_size = 8
+    config.loop.num_steps = 4
+    return config
+
+
+def test_job_exports_a_tokenizer_and_remembers_that_it_is_done(folder, tmp_path):
+    workdir = tmp_path / "run"
+    vqgan.run(_config(folder), str(workdir))
+    summary = storage.read_json(workdir / "done.json")
+    assert {"psnr", "ssim", "l1", "usage", "perplexity"} <= summary.keys()
+    tokenizer = image.ImageTokenizer.load(workdir)
+    assert tokenizer.encode(np.zeros((1, 64, 64, 3), np.uint8)).shape == (1, 16)
+    with Image.open(workdir / vqgan.SHEET) as sheet:
+        assert sheet.size == (12 * 64 * 2, 2 * 64 * 2)
+    refused = storage.read_json(workdir / "refusals.json")
+    assert "nowhere.png" in json.dumps(refused)
+    before = (workdir / "done.json").stat().st_mtime_ns
+    vqgan.run(_config(folder), str(workdir))
+    assert (workdir / "done.json").stat().st_mtime_ns == before
+
+
+def test_sheet_shows_originals_above_reconstructions():
+    originals = np.full((13, 8, 8, 3), 10, np.uint8)
+    png = vqgan.sheet(originals, originals + 100)
+    pixels = np.asarray(Image.open(io.BytesIO(png)))
+    assert pixels.shape == (4 * 16, 12 * 16, 3)
+    assert [pixels[row, 0, 0] for row in (0, 16, 32, 48)] == [10, 110, 10, 110]
+    assert pixels[32, 16, 0] == 255  # the second row holds one picture
+
+
+def test_too_few_pictures_are_refused(folder, tmp_path):
+    config = _config(folder)
+    config.batch_size = 64
+    with pytest.raises(ValueError, match="do not fill a batch of 64"):
+        vqgan.run(config, str(tmp_path / "run"))
