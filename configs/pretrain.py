@@ -73,7 +73,8 @@ def get_config(arg=None):
         keep_every=10_000,
         eval_every=1_000,
     )
-    config.evaluation = dict(neighbors=(0, 2), num_batches=4)
+    # Perplexity of held-out documents of one set, with 0 and with 2 retrieved ones.
+    config.evaluation = dict(set="pairs", neighbors=(0, 2), num_documents=256)
     if arg["quick"] or arg["full"]:
         _quick(config, num_steps=60_000 if arg["full"] else 1_500)
     if arg["debug"]:
@@ -174,4 +175,4 @@ def _debug(config):
     config.loop.update(
         num_steps=10, log_every=2, save_every=5, keep_every=0, eval_every=5
     )
-    config.evaluation.num_batches = 1
+    config.evaluation.num_documents = 8

@@ -161,7 +161,9 @@ class _BatchIterator(grain.DatasetIterator[Batch]):
         ]
 
 
-def one_pass(source: Source, config: LoaderConfig) -> Iterator[Batch]:
+def one_pass(
+    source: Source, config: LoaderConfig, num_documents: int | None = None
+) -> Iterator[Batch]:
     """Yields every document of a split once, in order, whole-image packed.
 
     The last batch is filled up with rows of padding, so that all have B rows. Spans and
@@ -170,6 +172,7 @@ def one_pass(source: Source, config: LoaderConfig) -> Iterator[Batch]:
     Args:
       source: The split.
       config: How documents become batches; `packing` must be "whole".
+      num_documents: Only so many of the first; all by default.
 
     Raises:
       ValueError: If packing is not "whole".
@@ -179,8 +182,9 @@ def one_pass(source: Source, config: LoaderConfig) -> Iterator[Batch]:
     documents = Documents([source], InOrder(), config, source.info.vocab)
     open_rows = packing.OpenRows(config.max_length, config.open_rows)
     rows: list[list[Piece]] = []
-    for start in range(0, len(source), config.read_ahead):
-        numbers = range(start, min(start + config.read_ahead, len(source)))
+    end = min(len(source), num_documents or len(source))
+    for start in range(0, end, config.read_ahead):
+        numbers = range(start, min(start + config.read_ahead, end))
         for number, record in zip(numbers, documents.read(numbers), strict=True):
             piece = streams.make_piece(documents, number, record)
             row = open_rows.add(piece) if piece else None

@@ -9,7 +9,6 @@ workdir) are two things: the first begins at step 0 with fresh moments and data.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import logging
 import pathlib
 from collections.abc import Callable
@@ -204,10 +203,10 @@ def _held_out(config: ml_collections.ConfigDict, neighbors: int) -> list[Any]:
         cm3=cm3.CM3Config(span_rate=0.0),
         weights=packing.LossWeights(retrieved=0.0),
     )
-    name, _ = next((n, w) for n, w in config.sets.items() if w)
+    name = config.evaluation.set
     source = shards.open(pathlib.Path(config.shards) / name, "validation")
-    batches = pipeline.one_pass(source, loader)
-    return list(itertools.islice(batches, config.evaluation.num_batches))
+    # The same documents whatever the number of neighbours, so that numbers compare.
+    return list(pipeline.one_pass(source, loader, config.evaluation.num_documents))
 
 
 def _context(workdir: str, parts: _Parts) -> dict[str, Any]:
