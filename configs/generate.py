@@ -16,6 +16,8 @@ A line of a file of requests is a JSON object with any of the fields of `request
     {"kind": "layout", "text": "a red circle", "boxes": [["red circle", 0, 0, 32, 32]]}
     {"kind": "segmentation", "picture": "map.png", "text": "a red circle"}
     {"kind": "complete", "text": "a <mask> circle at the top left"}
+
+The quickstart's stages are `configs/generate.py:quick`, `:full` and `:debug`.
 """
 
 import ml_collections
@@ -24,7 +26,7 @@ from configs import common
 
 
 def get_config(arg=None):
-    arg = common.parse_arg(arg, debug=False)
+    arg = common.parse_arg(arg, quick=False, full=False, debug=False)
     config = ml_collections.ConfigDict()
     config.job = "generate"
     config.model = ""  # folder of a run

@@ -6,14 +6,21 @@ what they wrote becomes one table and one page.
 
 from __future__ import annotations
 
+import itertools
+import json
 import pathlib
 
 import ml_collections
 
 from cm3leon_jax import storage
+from cm3leon_jax.data import splits
+from cm3leon_jax.data.refusals import Refusals
 from cm3leon_jax.jobs import folder, stages
 from cm3leon_jax.jobs.stages import Stage
 from cm3leon_jax.reports import run as report
+
+_REQUESTS = "requests.jsonl"
+_NUM_ASKED = 6  # held-out pictures that `generate` is asked about
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -116,6 +123,13 @@ def plan(root: pathlib.Path, preset: str, data: str) -> list[Stage]:
             shards=made("retrieve"),
             init_from=made("pretrain"),
         ),
+        Stage(
+            "generate",
+            f"configs/generate.py:{preset}",
+            {"model": made("sft"), "requests": made(_REQUESTS)},
+            "a few requests to pictures and text on disk",
+            before=lambda: write_requests(root / _REQUESTS, pathlib.Path(pictures)),
+        ),
         stage(
             "evaluate",
             "draw, caption, answer, edit, infill, and measure it",
@@ -123,6 +137,34 @@ def plan(root: pathlib.Path, preset: str, data: str) -> list[Stage]:
             pictures__folder=pictures,
         ),
     ]
+
+
+def write_requests(path: pathlib.Path, pictures: pathlib.Path) -> None:
+    """Writes a file of requests about the first held-out pictures.
+
+    Args:
+      path: The JSONL file; `configs/generate.py` says what a line may hold.
+      pictures: The folder of pictures; what is annotated there is asked for.
+    """
+    config = splits.SplitConfig(num_validation=0, num_test=_NUM_ASKED)
+    rows = splits.read(pictures, splits.TEST, config, Refusals())
+    lines = []
+    for row in itertools.islice(rows, _NUM_ASKED):
+        picture = str(row.path.absolute())
+        lines.append({"kind": "draw", "text": row.text, "n": 2})
+        lines.append({"kind": "draw", "text": row.text, "retrieve": 2})
+        lines.append({"kind": "caption", "picture": picture})
+        for question in row.columns.get("questions", ())[:1]:
+            asked = question["question"]
+            lines.append({"kind": "answer", "picture": picture, "text": asked})
+        if "edit" in row.columns:
+            asked = row.columns["edit"]["instruction"]
+            lines.append({"kind": "edit", "picture": picture, "text": asked})
+        for box in row.columns.get("boxes", ())[:1]:
+            asked = {"text": row.text, "box": box["box"]}
+            lines.append({"kind": "infill", "picture": picture, **asked})
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    storage.write_bytes(path, text.encode())
 
 
 def _print_table(metrics: dict[str, float]) -> None:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import psutil
 
@@ -38,12 +38,14 @@ class Stage:
       config: The config file with its argument, `configs/vqgan.py:quick`.
       overrides: Values of single config fields, by dotted name.
       about: What it does, for the person who watches.
+      before: Called before it starts: makes what only earlier stages' work allows.
     """
 
     name: str
     config: str
     overrides: Mapping[str, str | int | float]
     about: str
+    before: Callable[[], None] = lambda: None
 
     def arguments(self, workdir: pathlib.Path) -> list[str]:
         """The command's arguments after `cm3leon`."""
@@ -71,6 +73,7 @@ def run(stages: Sequence[Stage], workdir: pathlib.Path) -> None:
             continue
         arguments = stage.arguments(workdir)
         print(f"\n{title}\n$ cm3leon {shlex.join(arguments)}", flush=True)
+        stage.before()
         code = _measured(stage.name, arguments, workdir, environment)
         if code:
             raise ValueError(

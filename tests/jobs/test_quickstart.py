@@ -32,7 +32,16 @@ def test_stages_read_only_what_earlier_ones_made():
     for stage in quickstart.plan(pathlib.Path("run"), "quick", ""):
         for value in stage.overrides.values():
             assert pathlib.Path(value).parts[1] in made, stage.name
-        made.add(stage.name)
+        made |= {stage.name, "requests.jsonl"}
+
+
+def test_requests_ask_for_what_is_annotated(tmp_path):
+    path = tmp_path / "requests.jsonl"
+    quickstart.write_requests(path, ROOT / "examples" / "pictograms")
+    asked = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {each["kind"] for each in asked} == {"draw", "caption"}
+    pictures = [each["picture"] for each in asked if "picture" in each]
+    assert all(pathlib.Path(picture).is_file() for picture in pictures)
 
 
 def test_folder_that_is_missing_is_one_line(tmp_path):
