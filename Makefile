@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help setup quickstart quickstart-full test test-fast test-all lint types clean
+.PHONY: help setup quickstart quickstart-full test test-fast test-all test-torch lint types clean
 
 help:
 	@echo "make quickstart              the whole path on the built-in scenes, 15 minutes"
@@ -37,6 +37,10 @@ test-fast: $(READY)
 
 test-all: $(READY)
 	$(BIN)/python -m pytest $(ARGS)
+
+# Needs PyTorch and transformers: pip install -e '.[torch]' into .venv first.
+test-torch: $(READY)
+	$(BIN)/python -m pytest -m torch $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff format --check . && $(BIN)/ruff check .

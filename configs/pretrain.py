@@ -76,7 +76,7 @@ def get_config(arg=None):
     # Perplexity of held-out documents of one set, with 0 and with 2 retrieved ones.
     config.evaluation = dict(set="pairs", neighbors=(0, 2), num_documents=256)
     if arg["quick"] or arg["full"]:
-        _quick(config, num_steps=60_000 if arg["full"] else 1_400)
+        _quick(config, num_steps=30_000 if arg["full"] else 1_400)
     if arg["debug"]:
         _debug(config)
     return config
