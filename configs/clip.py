@@ -39,7 +39,7 @@ def get_config(arg=None):
         patch_drop_prob=0.0 if small else 0.2,  # of each picture
         text_weight=2.0,  # of telling texts apart by their rare pieces; CLIP has 0
         text_logit_scale=30.0,
-        rare_share=0.008,  # of texts: pieces of more are seldom kept in the second view
+        rare_share=0.012,  # of texts: pieces of more are seldom kept in the second view
         seed=0,
     )
     config.loop = dict(log_every=20, save_every=100 if small else 1_000)  # steps
