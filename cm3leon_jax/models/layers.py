@@ -93,6 +93,26 @@ def outer(a: jax.Array, b: jax.Array, dtype: jnp.dtype) -> jax.Array:
     return swapped.transpose(*range(len(right), swapped.ndim), *right)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def unstack(x: jax.Array, axis: int) -> tuple[jax.Array, ...]:
+    """Returns the slices of `x` along a dimension, as `jnp.unstack` does.
+
+    The gradient is one stack; the derived one is a sum of padded slices.
+    """
+    return tuple(jax.lax.index_in_dim(x, i, axis, False) for i in range(x.shape[axis]))
+
+
+def _unstack_forward(x, axis):
+    return unstack(x, axis), None
+
+
+def _unstack_backward(axis, _, grads):
+    return (jnp.stack(grads, axis),)
+
+
+unstack.defvjp(_unstack_forward, _unstack_backward)
+
+
 def _contract(x, weights, dims, num_inputs: int) -> jax.Array:
     return jax.lax.dot_general(x, weights, ((dims, tuple(range(num_inputs))), ((), ())))
 

@@ -177,7 +177,7 @@ class Block(nnx.Module):
         c = self.config
         x_BLD = layers.layer_norm(x_BLD, c.layer_norm_epsilon)
         qkv_BL3HK = layers.project(x_BLD, self.qkv_D3HK[...])
-        q_BLHK, k_BLHK, v_BLHK = (qkv_BL3HK[:, :, i] for i in range(3))
+        q_BLHK, k_BLHK, v_BLHK = layers.unstack(qkv_BL3HK, 2)
         if c.qk_norm:
             q_BLHK = _scaled_norm(q_BLHK, self.q_scale_K, c)
             k_BLHK = _scaled_norm(k_BLHK, self.k_scale_K, c)
