@@ -1,0 +1,309 @@
+"""The training step beside `transformers` OPT in PyTorch, on the same packed rows.
+
+Each side runs in a process of its own; they take turns, a few steps at a time, so that
+both meet the same machine. First both compute the logits of one batch from the same
+weights, and the run stops if they differ by more than 1e-4.
+
+Needs torch and transformers beside this package's requirements.
+
+Usage:
+    python benchmarks/train_step.py --shape=quick --out=train_step.json
+    python benchmarks/train_step.py --shape=d256
+"""
+
+import argparse
+import importlib.metadata
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+# Layers, width, heads, vocabulary, rows, tokens a row.
+SHAPES = {
+    "quick": (4, 128, 4, 1_100, 8, 256),
+    "d256": (6, 256, 8, 16_384, 4, 512),
+}
+LOGIT_TOLERANCE = 1e-4
+LEARNING_RATE = 1e-3
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=SHAPES, default="quick")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=8, help="of each side a round")
+    parser.add_argument("--sides", nargs="+", default=["ours", "opt", "opt_compiled"])
+    parser.add_argument("--out", help="JSON file")
+    options = parser.parse_args()
+
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        weights = os.path.join(folder, "weights.npz")
+        workers = {}
+        for side in options.sides:  # ours first: it writes the weights
+            here, there = context.Pipe()
+            arguments = (side, options.shape, weights, there)
+            process = context.Process(target=work, args=arguments, daemon=True)
+            process.start()
+            workers[side] = (here, process)
+            first = here.recv()
+            if isinstance(first, str):
+                sys.exit(f"{side}: {first}")
+            check(side, first, weights)
+        seconds = {side: [] for side in options.sides}
+        for _ in range(options.rounds):
+            for side, (pipe, _) in workers.items():
+                pipe.send(options.steps)
+                seconds[side] += pipe.recv()
+        peaks = {}
+        for side, (pipe, process) in workers.items():
+            pipe.send(0)
+            peaks[side] = pipe.recv()
+            process.join()
+    report(options, seconds, peaks)
+
+
+def report(options, seconds, peaks):
+    """Prints a table and writes JSON."""
+    *_, rows, length = SHAPES[options.shape]
+    tokens = rows * length
+    result = {"shape": options.shape, "versions": versions(), "sides": {}}
+    for side, times in seconds.items():
+        result["sides"][side] = {
+            "tokens_per_second_best": tokens / min(times),
+            "tokens_per_second_median": tokens / float(np.median(times)),
+            "peak_memory_gb": peaks[side],
+        }
+    others = [s for name, s in result["sides"].items() if name != "ours"]
+    if others and "ours" in result["sides"]:
+        for key in ("tokens_per_second_best", "tokens_per_second_median"):
+            best = max(side[key] for side in others)
+            result[f"ratio_{key}"] = result["sides"]["ours"][key] / best
+    text = json.dumps(result, indent=2)
+    print(text)
+    if options.out:
+        with open(options.out, "w") as file:
+            file.write(text + "\n")
+
+
+def check(side, logits, weights):
+    """Stops the run if a side's logits are not those of the first side."""
+    path = f"{weights}.logits.npy"
+    if not os.path.exists(path):
+        np.save(path, logits)
+    difference = float(np.abs(np.load(path) - logits).max())
+    print(f"{side}: logits differ by {difference:.1e}", file=sys.stderr)
+    if difference > LOGIT_TOLERANCE:
+        sys.exit(f"{side}: logits differ by more than {LOGIT_TOLERANCE}")
+
+
+def versions():
+    names = ("jax", "jaxlib", "flax", "torch", "transformers")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return found | {"python": platform.python_version(), "cores": os.cpu_count()}
+
+
+def work(side, shape, weights, pipe):
+    """One side's process: logits first, then steps on demand, its memory at the end."""
+    makers = {"ours": ours, "opt": opt, "opt_compiled": opt_compiled}
+    try:
+        logits, step = makers[side](shape, weights)
+        pipe.send(logits)
+        for _ in range(3):
+            step()
+    except (ImportError, RuntimeError) as error:
+        pipe.send(repr(error))
+        return
+    while steps := pipe.recv():
+        times = []
+        for _ in range(steps):
+            start = time.perf_counter()
+            step()
+            times.append(time.perf_counter() - start)
+        pipe.send(times)
+    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+
+
+def rows(shape):
+    """A packed batch: random ids, three to six documents a row."""
+    from cm3leon_jax.documents import packing
+
+    *_, vocab_size, num_rows, length = SHAPES[shape]
+    rng = np.random.default_rng(0)
+    packed = []
+    for _ in range(num_rows):
+        cuts = np.sort(rng.choice(np.arange(20, length - 20), rng.integers(2, 6)))
+        sizes = np.diff(np.concatenate([[0], cuts, [length]])) + 1
+        packed.append(
+            [
+                packing.Piece(
+                    rng.integers(0, vocab_size, size).astype(np.int32),
+                    np.ones(size, np.float32),
+                )
+                for size in sizes
+            ]
+        )
+    return packing.lay_out(packed, length)
+
+
+def ours(shape, weights):
+    """This package's step on one device a core, as the small configs run it."""
+    import jax
+    from flax import nnx
+
+    from cm3leon_jax import sharding
+    from cm3leon_jax import vocab as vocab_lib
+    from cm3leon_jax.models import transformer
+    from cm3leon_jax.train import checkpoint, optimizer, state, step
+
+    layers, width, heads, vocab_size, _, length = SHAPES[shape]
+    sharding.use_platform(os.cpu_count())
+    config = transformer.TransformerConfig(
+        num_layers=layers,
+        num_heads=heads,
+        model_dim=width,
+        head_dim=width // heads,
+        mlp_dim=4 * width,
+        vocab_size=vocab_size,
+        max_length=length,
+        scan_layers=False,
+        init_std=0.04,
+        pos_init_std=0.02,
+    )
+    vocab = vocab_lib.Vocab(
+        text_size=vocab_size - 128, image_size=64, control_size=64, num_sentinels=32
+    )
+    shapes = jax.eval_shape(
+        lambda: transformer.Transformer(config, rngs=nnx.Rngs(params=0))
+    )
+    update = optimizer.make(
+        optimizer.OptimizerConfig(LEARNING_RATE, warmup_steps=0, num_steps=10**6),
+        shapes,
+    )
+    mesh = sharding.make_mesh(sharding.MeshConfig(data=-1, fsdp=1))
+    init = lambda key: state.init(config, update, key)
+    places = sharding.shardings(
+        jax.eval_shape(init, jax.random.key(0)), mesh, transformer.LOGICAL_AXES
+    )
+    now = jax.jit(init, out_shardings=places)(jax.random.key(0))
+    # The residual branches begin at 0: drawn here, so that the logits need them.
+    rng = np.random.default_rng(1)
+    drawn = {
+        name: 0.04 * rng.normal(size=leaf.shape).astype(np.float32)
+        for name, leaf in checkpoint.flatten(now.model).items()
+    }
+    np.savez(weights, **drawn)
+    now = now._replace(model=checkpoint.unflatten(drawn, now.model))
+    batch = rows(shape)
+    one = jax.jit(
+        step.make(step.StepConfig(), update, vocab, num_shards=mesh.size),
+        in_shardings=(places, sharding.batch_sharding(mesh)),
+        out_shardings=(places, None),
+        donate_argnums=0,
+    )
+    forward = jax.jit(lambda model, *args: model.head(model(*args)))
+    logits = forward(
+        now.model, batch.tokens_BL, batch.positions_BL, batch.segment_ids_BL
+    )
+
+    def run():
+        nonlocal now
+        now, metrics = one(now, sharding.put_batch(batch, mesh))
+        float(metrics["loss"])
+
+    return np.asarray(logits), run
+
+
+def opt(shape, weights, compiled=False):
+    """OPT with fused attention (SDPA), AdamW and clipping, as its users train it."""
+    import torch
+    import transformers
+
+    layers, width, heads, vocab_size, _, length = SHAPES[shape]
+    model = transformers.OPTForCausalLM(
+        transformers.OPTConfig(
+            vocab_size=vocab_size,
+            hidden_size=width,
+            word_embed_proj_dim=width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            ffn_dim=4 * width,
+            max_position_embeddings=length,
+            enable_bias=False,
+            layer_norm_elementwise_affine=False,
+            dropout=0.0,
+            attn_implementation="sdpa",
+        )
+    )
+    with torch.no_grad():
+        for name, value in _opt_weights(np.load(weights), layers, width).items():
+            model.get_parameter(name).copy_(torch.tensor(value))
+    update = torch.optim.AdamW(
+        model.parameters(),
+        lr=LEARNING_RATE,
+        betas=(0.9, 0.95),
+        weight_decay=0.1,
+        fused=True,
+    )
+    batch = rows(shape)
+    tokens, targets, positions = (
+        torch.tensor(x, dtype=torch.long)
+        for x in (batch.tokens_BL, batch.targets_BL, batch.positions_BL)
+    )
+    segments = batch.segment_ids_BL
+    mask = (segments[:, :, None] == segments[:, None]) & np.tril(
+        np.ones((length, length), bool)
+    )
+    bias = torch.where(torch.tensor(mask), 0.0, torch.finfo(torch.float32).min)[:, None]
+    forward = torch.compile(model) if compiled else model
+
+    def logits():
+        return forward(tokens, attention_mask=bias, position_ids=positions).logits
+
+    def run():
+        loss = torch.nn.functional.cross_entropy(
+            logits().view(-1, vocab_size), targets.view(-1)
+        )
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        update.step()
+        update.zero_grad(set_to_none=True)
+        return loss.item()
+
+    with torch.no_grad():
+        first = logits().numpy()
+    return first, run
+
+
+def opt_compiled(shape, weights):
+    return opt(shape, weights, compiled=True)
+
+
+def _opt_weights(ours, layers, width):
+    """OPT's names and layouts; its positions have two unused rows in front."""
+    names = {
+        "model.decoder.embed_tokens.weight": ours["token_embedding_VD"],
+        "model.decoder.embed_positions.weight": np.pad(
+            ours["position_embedding_LD"], ((2, 0), (0, 0))
+        ),
+    }
+    for i in range(layers):
+        layer = f"model.decoder.layers.{i}"
+        for j, name in enumerate("qkv"):
+            weight = ours["blocks/qkv_D3HK"][i][:, j].reshape(width, width).T
+            names[f"{layer}.self_attn.{name}_proj.weight"] = weight
+        out = ours["blocks/out_HKD"][i].reshape(width, width).T
+        names[f"{layer}.self_attn.out_proj.weight"] = out
+        names[f"{layer}.fc1.weight"] = ours["blocks/up_DF"][i].T
+        names[f"{layer}.fc2.weight"] = ours["blocks/down_FD"][i].T
+    return {name: np.array(value) for name, value in names.items()}
+
+
+if __name__ == "__main__":
+    main()
