@@ -110,6 +110,8 @@ def _quick_world():
         sign_prob=0.0,
         num_held_out_pairs=3,
         held_out_prob=0.15,
+        # Many names, few pictures of each: looks are cheaper to copy than to learn.
+        num_emblems=1_000,
         num_measured_emblems=110,
         bank_walls=2,
     )

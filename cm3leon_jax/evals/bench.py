@@ -180,6 +180,10 @@ class Bench:
         is_empty = not scene.things and scene.emblem is None and scene.sign is None
         if is_empty:
             return "nothing"
+        if scene.emblem is not None:  # its name cannot be seen
+            look, wall = scene.emblem, scene.background.colours[0]
+            charge = f"{look.colour} {look.charge}"
+            return f"{charge} in a {look.field} field on a {wall} wall"
         return language.caption(scene, self.world)
 
 

@@ -193,8 +193,10 @@ def emblems(bench: Bench, cases: Sequence[Case]) -> Outcome:
         metrics |= chance.measured(key, scores.emblems, asked, read, asked)
         drawn = _drawings(key, bench, cases, pictures, read, scores.emblems)
         samples += [
-            dataclasses.replace(sample, neighbours=places)
-            for sample, places in zip(drawn, neighbours, strict=True)
+            dataclasses.replace(
+                sample, neighbours=places, expected=bench.caption(case.scene)
+            )
+            for sample, places, case in zip(drawn, neighbours, cases, strict=True)
         ]
     return metrics, samples
 

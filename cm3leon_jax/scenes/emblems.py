@@ -15,14 +15,15 @@ from cm3leon_jax.scenes.world import Background, Emblem, Scene, WorldConfig
 
 _FIRST_SYLLABLES = (
     "Zar Bel Kor Mun Tal Ves Dra Fen Gol Hir Jas Lor Nim Pax Quil Ros Sul Tor Urm Wex"
-    " Yad Cal Bram Olt Ith"
+    " Yad Cal Bram Olt Ith Ash Gron Cor Dun Elm Fal Syl Hol Isk Jun Kel"
 )
 _SECOND_SYLLABLES = (
     "vo da re mi lu ka sho ne bi gu ta fe po ri wa ze ju ly ho xa ce ny su va ki"
+    " zo mo di fi ga pe vi xu tha cy jo"
 )
 _THIRD_SYLLABLES = (
     "kin dar mel tun ros vik len gar pol sem nox bur thal wyn cus fod jin hax lim dor"
-    " zet quo ram yon pek"
+    " zet quo ram yon pek bex cam dul fyr gim hal sko vord lap mur naf"
 )
 _FIRST = _FIRST_SYLLABLES.split()
 _SECOND = _SECOND_SYLLABLES.split()
@@ -106,7 +107,7 @@ def by_name(world: WorldConfig) -> dict[str, Emblem]:
 
 
 def _name(number: int) -> str:
-    """Names of numbers 0 to 624; two of them share at most one syllable's position."""
+    """Names of numbers 0 to 1,295; two of them share at most one syllable's position."""
     first, second = divmod(number, _BASE)
     third = (first + second) % _BASE
     return f"{_FIRST[first]}{_SECOND[second]}{_THIRD[third]}"

@@ -307,7 +307,7 @@ QUICK = WorldConfig(
     sign_prob=0.0,
     num_held_out_pairs=3,
     held_out_prob=0.15,
-    num_emblems=420,
+    num_emblems=1_000,
     num_measured_emblems=110,
     bank_walls=2,
 )

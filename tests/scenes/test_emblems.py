@@ -45,9 +45,9 @@ def test_train_and_validation_share_no_emblem_picture(world):
 
 
 def test_names_differ_in_two_syllables():
-    everyone = dataclasses.replace(WorldConfig(), num_measured_emblems=205)
+    everyone = dataclasses.replace(WorldConfig(), num_measured_emblems=876)
     names = [emblem.name for emblem in emblems.all_emblems(everyone)]
-    assert len(set(names)) == len(names) == 625
+    assert len(set(names)) == len(names) == 1_296
     syllables = [_syllables(name) for name in names]
     for first, second in itertools.combinations(syllables, 2):
         assert sum(a != b for a, b in zip(first, second, strict=True)) >= 2
@@ -63,5 +63,5 @@ def _syllables(name):
 
 
 def test_more_names_than_there_are_is_refused():
-    with pytest.raises(ValueError, match="625 names"):
-        emblems.all_emblems(dataclasses.replace(QUICK, num_emblems=600))
+    with pytest.raises(ValueError, match="1296 names"):
+        emblems.all_emblems(dataclasses.replace(QUICK, num_emblems=1_200))

