@@ -30,7 +30,7 @@ def get_config(arg=None):
     config.loop.update(num_steps=int(_TOKENS // _BATCH_TOKENS), eval_every=500)
     if chosen["quick"] or chosen["full"]:
         config.optimizer.update(peak_lr=2e-3, warmup_steps=50)
-        config.loop.update(num_steps=15_000 if chosen["full"] else 1_500)
+        config.loop.update(num_steps=15_000 if chosen["full"] else 1_700)
         # A short budget goes to what is asked for; the paper weighs all ids alike.
         config.loader.cm3.target_mask_prob = 0.9
         config.loader.weights.context = 0.3
@@ -44,4 +44,4 @@ def sets(pictures_only):
     """Weights of the sets; a person's own pictures have captions alone."""
     if pictures_only:
         return dict(pairs=1.0, caption=1.0)
-    return dict(pairs=1.5, caption=1.0, vqa=2.0, edit=1.5, layout=0.3, segmentation=0.3)
+    return dict(pairs=1.5, caption=1.0, vqa=2.5, edit=1.5, layout=0.3, segmentation=0.3)
