@@ -60,7 +60,6 @@ def get_config(arg=None):
         decay=0.99,  # of the counts, a step
         dead_share=0.02,
         revive_until=0.8,  # share of the steps
-        seed=0,
     )
     config.discriminator = dict(base_channels=64, num_layers=3, num_groups=8)
     config.optimizer = dict(
@@ -99,7 +98,7 @@ def _make_small(config, arg):
         beta2=0.99,
         average_decay=0.99,
     )
-    config.loop.update(num_steps=1_500, log_every=25, save_every=500, eval_every=0)
+    config.loop.update(num_steps=900, log_every=25, save_every=300, eval_every=0)
     config.batch_size = 32
     config.num_evaluated = 500
     config.num_threads = 2

@@ -74,7 +74,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         evaluate=evaluate,
         eval_every=config.loop.eval_every,
     )
-    image.save(jax.device_get(final.average), root / image.EXPORT)
+    image.save(pixels.averaged(final), root / image.EXPORT)
     summary = evaluate(final)
     print("  ".join(f"{name}: {value:.3f}" for name, value in summary.items()))
     folder.finish(workdir, summary)
@@ -142,7 +142,7 @@ def _evaluate(
     held_out_NYXC: np.ndarray, root: pathlib.Path, state: pixels.PixelState
 ) -> dict[str, float]:
     """Measures the averaged weights as a tokenizer; writes the sheet."""
-    tokenizer = image.ImageTokenizer(jax.device_get(state.average))
+    tokenizer = image.ImageTokenizer(pixels.averaged(state))
     codes_NP = tokenizer.encode(held_out_NYXC)
     back_NYXC = tokenizer.decode(codes_NP)
     storage.write_bytes(root / SHEET, sheet(held_out_NYXC, back_NYXC))

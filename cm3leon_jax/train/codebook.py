@@ -15,6 +15,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+_GOLDEN_RATIO = 0.6180339887  # its multiples, modulo 1, never come close to repeating
+_COMB_PERIOD = 4096  # steps; larger products lose their digits in float32
+
 
 @dataclasses.dataclass(frozen=True)
 class CodebookConfig:
@@ -28,14 +31,12 @@ class CodebookConfig:
         each would have if all were used alike.
       revive_until: share of the training after which nothing is revived, so that
         the codes come to rest.
-      seed: decides which latents revive entries.
     """
 
     use_mean: bool = False
     decay: float = 0.99
     dead_share: float = 0.02
     revive_until: float = 0.8
-    seed: int = 0
 
 
 class CodeCounts(NamedTuple):
@@ -87,7 +88,7 @@ def update(
       codes_N: int32[N], the entries that the latents chose.
       latents_ND: float32[N, D], without gradient.
       config: how.
-      step: int32[], steps done; decides the draw of latents.
+      step: int32[], steps done; decides which latents revive entries.
       can_revive: bool[].
 
     Returns:
@@ -107,7 +108,7 @@ def update(
         means_CD = sums_CD / jnp.maximum(counts_C, 1e-12)[:, None]
         # An entry that won nothing for long has no mean worth having.
         entries_CD = jnp.where(dead_C[:, None], entries_CD, means_CD)
-    seeds_CD = _badly_served(entries_CD, codes_N, latents_ND, config.seed, step)
+    seeds_CD = _badly_served(entries_CD, revived_C, codes_N, latents_ND, step)
     entries_CD = jnp.where(revived_C[:, None], seeds_CD, entries_CD)
     counts_C = jnp.where(revived_C, fair, counts_C)
     sums_CD = jnp.where(revived_C[:, None], fair * seeds_CD, sums_CD)
@@ -123,15 +124,22 @@ def update(
 
 def _badly_served(
     entries_CD: jax.Array,
+    revived_C: jax.Array,
     codes_N: jax.Array,
     latents_ND: jax.Array,
-    seed: int,
     step: jax.Array,
 ) -> jax.Array:
-    """Draws a latent for each entry, by its squared distance from its own entry."""
+    """Returns a latent for each revived entry, chosen by its squared distance.
+
+    Systematic sampling: the latents lie end to end, each as long as its squared
+    distance from its own entry; a comb with a tooth for each revived entry is laid
+    over them, and where it begins moves from step to step by the golden ratio. So the
+    choice is as even as can be, and needs no random numbers.
+    """
     error_N = jnp.sum((latents_ND - entries_CD[codes_N]) ** 2, axis=-1) + 1e-9
-    key = jax.random.fold_in(jax.random.key(seed), step)
-    drawn_C = jax.random.choice(
-        key, latents_ND.shape[0], (entries_CD.shape[0],), p=error_N / jnp.sum(error_N)
-    )
-    return latents_ND[drawn_C]
+    ends_N = jnp.cumsum(error_N)
+    rank_C = jnp.cumsum(revived_C) - 1
+    begin = jnp.mod((step % _COMB_PERIOD) * _GOLDEN_RATIO, 1.0)
+    tooth_C = (rank_C + begin) / jnp.maximum(jnp.sum(revived_C), 1)
+    drawn_C = jnp.searchsorted(ends_N, tooth_C * ends_N[-1], side="right")
+    return latents_ND[jnp.minimum(drawn_C, latents_ND.shape[0] - 1)]

@@ -4,7 +4,7 @@ Pure: a state and pictures in, a state and numbers out. What the codebook does a
 gradient's step is in `codebook`.
 
 Letters: B pictures, Y and X rows and columns, C channels (codebook entries in `CodeCounts`),
-N latents of a batch, D width of a codebook entry.
+N latents of a batch, D width of a codebook entry, W weights of a network.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax import flatten_util
 
 from cm3leon_jax.models import convolution, quantizer, vqgan
 from cm3leon_jax.models import discriminator as discriminators
@@ -91,7 +92,7 @@ class PixelState(NamedTuple):
     Attributes:
       step: int32[], steps done.
       model: the tokenizer.
-      average: the moving average of its weights.
+      average_W: float32[W], the moving average of its weights; see `averaged`.
       discriminator: the second player, None without an adversarial term.
       optimizer: the optimizers' states of (tokenizer, discriminator or None).
       counts: use of the codebook.
@@ -99,7 +100,7 @@ class PixelState(NamedTuple):
 
     step: jax.Array
     model: vqgan.Vqgan
-    average: vqgan.Vqgan
+    average_W: jax.Array
     discriminator: discriminators.PatchDiscriminator | None
     optimizer: Any
     counts: codebooks.CodeCounts
@@ -113,7 +114,7 @@ class Players(NamedTuple):
 
 
 def optimizers(config: OptimizerConfig) -> Players:
-    """Returns the two players' optimizers."""
+    """Returns the two players' optimizers, of weights as one vector (see `_apply`)."""
     return Players(
         *(
             optax.chain(
@@ -153,23 +154,34 @@ def init(
     @jax.jit  # one program for all weights; one by one they compile far longer
     def make() -> PixelState:
         players = optimizers(optimizer)
-        model = vqgan.Vqgan(shape, rngs=nnx.Rngs(seed))
+        # "rbg" compiles several times faster than threefry, at every kernel's shape.
+        rngs = nnx.Rngs(jax.random.key(seed, impl="rbg"))
+        model = vqgan.Vqgan(shape, rngs=rngs)
         judge, judge_optimizer = None, None
         if loss.adversarial_weight:
-            judge = discriminators.PatchDiscriminator(
-                discriminator, rngs=nnx.Rngs(seed + 1)
-            )
-            judge_optimizer = players.discriminator.init(judge)
+            judge = discriminators.PatchDiscriminator(discriminator, rngs=rngs)
+            judge_optimizer = players.discriminator.init(_vector(judge))
         return PixelState(
             step=jnp.zeros((), jnp.int32),
             model=model,
-            average=jax.tree.map(jnp.copy, model),
+            average_W=_vector(model),
             discriminator=judge,
-            optimizer=(players.model.init(model), judge_optimizer),
+            optimizer=(players.model.init(_vector(model)), judge_optimizer),
             counts=codebooks.init(model.quantize.embedding[...]),
         )
 
     return make()
+
+
+def averaged(state: PixelState) -> vqgan.Vqgan:
+    """Returns the tokenizer with the moving average of its weights.
+
+    The codebook is taken as it is: half-way between an entry's old place and the one
+    where it was revived there is nothing.
+    """
+    model = _like(state.model, state.average_W)
+    model.quantize.embedding[...] = state.model.quantize.embedding[...]
+    return model
 
 
 def codebook_terms(quantized: quantizer.Quantized, config: LossConfig) -> jax.Array:
@@ -262,12 +274,14 @@ def make_step(
             can_revive=state.step < revive_steps,
         )
         model.quantize.embedding[...] = entries_CD
-        average = _average(state.average, model, state.step, optimizer.average_decay)
+        average_W = _average(
+            state.average_W, model, state.step, optimizer.average_decay
+        )
         metrics |= more | use | {"skipped": skipped}
         optimizer_state = (model_optimizer, discriminator_optimizer)
         return (
             PixelState(
-                state.step + 1, model, average, discriminator, optimizer_state, counts
+                state.step + 1, model, average_W, discriminator, optimizer_state, counts
             ),
             metrics,
         )
@@ -343,23 +357,37 @@ def _discriminator_step(state, image_BYXC, output_BYXC, loss, player):
 
 
 def _apply(player: optax.GradientTransformation, gradients, optimizer_state, model):
-    """Returns the model and optimizer after a step, unchanged if it is not finite."""
-    is_finite = jnp.isfinite(optax.tree.norm(gradients))
-    updates, new_state = player.update(gradients, optimizer_state, model)
-    keep = lambda new, old: jnp.where(is_finite, new, old)
-    new_model = jax.tree.map(keep, optax.apply_updates(model, updates), model)
-    new_state = jax.tree.map(keep, new_state, optimizer_state)
-    return new_model, new_state, 1.0 - is_finite.astype(jnp.float32)
+    """Returns the model and optimizer after a step, unchanged if it is not finite.
 
-
-def _average(average, model: vqgan.Vqgan, step: jax.Array, decay: float):
-    """Returns the moving average; young averages forget faster.
-
-    The codebook is taken as it is: half-way between an entry's old place and the one
-    where it was revived there is nothing.
+    All weights are one vector here: in a small network hundreds of little operations
+    take longer, to compile and to run, than the arithmetic in them.
     """
+    gradients_W, weights_W = _vector(gradients), _vector(model)
+
+    def move():
+        updates_W, state = player.update(gradients_W, optimizer_state, weights_W)
+        return weights_W + updates_W, state
+
+    is_finite = jnp.isfinite(optax.tree.norm(gradients_W))
+    # A branch, not a selection: its result is not computed anew for every weight.
+    new_W, new_state = jax.lax.cond(
+        is_finite, move, lambda: (weights_W, optimizer_state)
+    )
+    return _like(model, new_W), new_state, 1.0 - is_finite.astype(jnp.float32)
+
+
+def _vector(model) -> jax.Array:
+    """Returns all weights of a model: float32[W]."""
+    return flatten_util.ravel_pytree(model)[0]
+
+
+def _like(model, weights_W: jax.Array):
+    """Returns a model with the weights of `_vector`."""
+    return flatten_util.ravel_pytree(model)[1](weights_W)
+
+
+def _average(average_W: jax.Array, model: vqgan.Vqgan, step: jax.Array, decay: float):
+    """Returns the moving average; young averages forget faster."""
     done = step.astype(jnp.float32)
     decay = jnp.minimum(decay, (1.0 + done) / (10.0 + done))
-    average = jax.tree.map(lambda a, b: decay * a + (1.0 - decay) * b, average, model)
-    average.quantize.embedding[...] = model.quantize.embedding[...]
-    return average
+    return decay * average_W + (1.0 - decay) * _vector(model)

@@ -21,6 +21,7 @@ SHAPE = vqgan.VqganConfig(
     decoder_kernels=(3, 3),
     num_res_blocks=1,
     attention_sizes=(),
+    use_mid_block=False,
     latent_channels=8,
     code_dim=4,
     codebook_size=16,
@@ -33,7 +34,7 @@ PICTURES = np.random.default_rng(0).integers(0, 256, (11, 16, 16, 3), np.uint8)
 def _model():
     @jax.jit
     def make():
-        model = vqgan.Vqgan(SHAPE, rngs=nnx.Rngs(0))
+        model = vqgan.Vqgan(SHAPE, rngs=nnx.Rngs(jax.random.key(0, impl="rbg")))
         model.quantize.embedding[...] = jax.random.normal(jax.random.key(0), (16, 4))
         return model
 
