@@ -82,6 +82,7 @@ def run(
     """
     start, state = _resume(state, batches, checkpointer, writer)
     window: collections.deque[Metrics] = collections.deque()
+    before: Metrics = {}
     since = time.perf_counter()
     with (
         _signals() as received,
@@ -89,9 +90,9 @@ def run(
         tqdm.tqdm(total=num_steps, initial=start, unit="step", smoothing=0.1) as bar,
     ):
         for done in range(start + 1, num_steps + 1):
-            if window:  # the host stays at most one step ahead of the device
-                jax.block_until_ready(window[-1])
             state, metrics = step(state, next(batches))
+            jax.block_until_ready(before)  # the host stays one step ahead, no more
+            before = metrics
             window.append(metrics)
             is_last = done == num_steps
             if done % log_every == 0 or is_last:
