@@ -77,6 +77,9 @@ def get_config(arg=None):
     config.evaluation = dict(set="pairs", neighbors=(0, 2), num_documents=256)
     if arg["quick"] or arg["full"]:
         _quick(config, num_steps=30_000 if arg["full"] else 1_400)
+    if arg["pictures"] and (arg["quick"] or arg["full"]):
+        # Some thousand pictures of one's own are soon known by heart.
+        config.loop.update(num_steps=600 if arg["full"] else 300, eval_every=100)
     if arg["debug"]:
         _debug(config)
     return config

@@ -34,6 +34,8 @@ def get_config(arg=None):
         # A short budget goes to what is asked for; the paper weighs all ids alike.
         config.loader.cm3.target_mask_prob = 0.9
         config.loader.weights.context = 0.3
+    if chosen["pictures"] and (chosen["quick"] or chosen["full"]):
+        config.loop.update(num_steps=300 if chosen["full"] else 150, eval_every=50)
     if chosen["debug"]:
         config.optimizer.warmup_steps = 2
         config.loop.update(num_steps=10, eval_every=5)

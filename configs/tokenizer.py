@@ -34,7 +34,9 @@ def get_config(arg=None):
     # Templates count as so many texts a row each, or their words would be spelt out.
     config.template_share = 0.1 if small else 0.01
     config.template_tasks = ("caption", "vqa", "edit", "layout", "segmentation")
-    config.vocab_size = 640 if small else 56_320  # ids, control and bytes included
+    # Ids, control and bytes included. 1,024 hold every word of the quick scenes and
+    # every syllable of a name, so that all names have one length.
+    config.vocab_size = 1_024 if small else 56_320
     if arg["pictures"]:
         config.columns = ("text", "keywords")
         config.template_tasks = ("caption",)
