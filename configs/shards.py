@@ -31,7 +31,7 @@ def get_config(arg=None):
         control_size=64 if small else 1_024, num_sentinels=32 if small else 512
     )
     config.tokenise = dict(
-        tasks=_tasks(small, arg["pictures"], 1 if arg["quick"] else 4),
+        tasks=_tasks(small, arg["pictures"]),
         query_drop_prob=0.2,  # CM3Leon, section 2.1
         seed=0,
     )
@@ -43,7 +43,7 @@ def get_config(arg=None):
     return config
 
 
-def _tasks(small, pictures, max_questions):
+def _tasks(small, pictures):
     # Few templates where the budget is small: each costs examples to learn.
     tasks = dict(caption=dict(num_templates=1 if small else 4, long_share=0.5))
     if pictures:
@@ -51,7 +51,7 @@ def _tasks(small, pictures, max_questions):
     tasks["caption"]["long_share"] = 0.1 if small else 0.5
     return dict(
         **tasks,
-        vqa=dict(num_templates=1 if small else 3, max_questions=max_questions),
+        vqa=dict(num_templates=1 if small else 3, max_questions=4),
         edit=dict(),
         layout=dict(coordinates=16 if small else 256, max_boxes=8),
         segmentation=dict(),
