@@ -17,6 +17,7 @@ from cm3leon_jax.data import splits
 from cm3leon_jax.data.refusals import Refusals
 from cm3leon_jax.jobs import folder, stages
 from cm3leon_jax.jobs.stages import Stage
+from cm3leon_jax.reports import page
 from cm3leon_jax.reports import run as report
 
 _REQUESTS = "requests.jsonl"
@@ -174,5 +175,5 @@ def _print_table(metrics: dict[str, float]) -> None:
         if name.endswith("_guess"):
             continue
         guess = metrics.get(f"{name}_guess")
-        beside = "" if guess is None else f"{guess:12.3f}"
-        print(f"{name:28}{value:12.3f}{beside}")
+        beside = "" if guess is None else f"{page.number(guess):>12}"
+        print(f"{name:28}{page.number(value):>12}{beside}")

@@ -64,6 +64,7 @@ code { font-size:13px; background:var(--paper); border:1px solid var(--line);
   border-radius:5px; padding:1px 5px; overflow-wrap:anywhere; }
 """
 _COLOURS = ("#3457d5", "#d9722b", "#1f9d6b", "#a13fc0", "#c0392b")
+_SMALL = 5e-4  # below it three digits show nothing
 _CHART = (500, 210)  # width and height of a chart, in pixels
 _MARGIN = (46, 12, 26, 10)  # left, right, bottom, top
 
@@ -149,6 +150,13 @@ def _cell(text: str) -> str:
     number = text[:1].isdigit() or text[:1] == "-"
     kind = ' class="number"' if number else ""
     return f"<td{kind}>{html.escape(text)}</td>"
+
+
+def number(value: float) -> str:
+    """A number as a person reads it: whole, with three digits, or as a small power."""
+    if value == int(value) and abs(value) >= 1:
+        return f"{value:,.0f}"
+    return f"{value:.1e}" if 0 < abs(value) < _SMALL else f"{value:.3f}"
 
 
 def bar(value: float, guess: float | None = None) -> str:

@@ -19,6 +19,7 @@ _RIGHT = 0.999  # a score from which a case counts as right
 _GB = "GB"
 _PICTURE_WIDTH, _CARD_PADDING, _MIN_CARD = 122, 26, 200  # pixels
 _CURVE_WIDTH = 510
+_GIVEN = {"drawings": "nearest in training"}  # what `given` is, where not the prompt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +146,8 @@ def _headline(metrics: Mapping[str, float]) -> dict[str, str]:
         "emblems_2": "unseen emblems right, retrieved",
         "drawing_finds_caption": "drawings find their caption in a hundred",
     }
+    if "num_pictures" in metrics:  # no judge: captions are compared by their words
+        known["captions"] = "words of captions right (F1)"
     shown = {
         label: f"{100 * metrics[key]:.0f} %"
         for key, label in known.items()
@@ -165,8 +168,8 @@ def _numbers(metrics: Mapping[str, float]) -> str:
         rows.append(
             [
                 name,
-                f"{value:.3f}",
-                "" if guess is None else f"{guess:.3f}",
+                page.number(value),
+                "" if guess is None else page.number(guess),
                 page.bar(value, guess) if is_share else "",
             ]
         )
@@ -188,7 +191,7 @@ def _card(sample: Sample) -> str:
         page.picture(pixels, caption)
         for pixels, caption in (
             *((neighbour, "retrieved") for neighbour in sample.neighbours),
-            (sample.given, "given"),
+            (sample.given, _GIVEN.get(sample.key, "given")),
             (sample.drawn, "drawn"),
         )
         if pixels is not None

@@ -68,3 +68,10 @@ def test_chart_leaves_out_what_is_not_finite():
     assert "nan" not in drawn
     assert drawn.count("polyline") == 1
     assert page.chart("loss", {"a": [(0, math.inf)]}) == ""
+
+
+def test_number_is_written_as_a_person_reads_it():
+    values = (300.0, 0.5, 2.5293, 1.2e-7, 0.0)
+    assert [page.number(value) for value in values] == [
+        *("300", "0.500", "2.529", "1.2e-07", "0.000")
+    ]
