@@ -83,6 +83,9 @@ def run(
     start, state = _resume(state, batches, checkpointer, writer)
     window: collections.deque[Metrics] = collections.deque()
     before: Metrics = {}
+    # On CPU devices two programs with collectives may take the threads that the
+    # other one waits for, and both wait forever: one at a time there.
+    is_ahead = jax.default_backend() != "cpu"
     since = time.perf_counter()
     with (
         _signals() as received,
@@ -90,8 +93,12 @@ def run(
         tqdm.tqdm(total=num_steps, initial=start, unit="step", smoothing=0.1) as bar,
     ):
         for done in range(start + 1, num_steps + 1):
-            state, metrics = step(state, next(batches))
-            jax.block_until_ready(before)  # the host stays one step ahead, no more
+            batch = next(batches)
+            if not is_ahead:
+                jax.block_until_ready(before)
+            state, metrics = step(state, batch)
+            if is_ahead:  # by one step, no more
+                jax.block_until_ready(before)
             before = metrics
             window.append(metrics)
             is_last = done == num_steps
@@ -101,6 +108,7 @@ def run(
                 since = time.perf_counter()
                 bar.set_postfix(_shown(writer.latest), refresh=False)
             if evaluate and eval_every and (done % eval_every == 0 or is_last):
+                jax.block_until_ready(metrics)
                 writer.write(done, evaluate(state))
                 since = time.perf_counter()
             bar.update()
