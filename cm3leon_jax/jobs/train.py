@@ -186,7 +186,10 @@ def _evaluation(
         for number, batches in rows.items():
             total = None
             for batch in batches:
-                sums = sums_of(now.model, sharding.put_batch(batch, parts.mesh))
+                # Fetched at once: no two programs with collectives at a time (`loop`).
+                sums = jax.device_get(
+                    sums_of(now.model, sharding.put_batch(batch, parts.mesh))
+                )
                 total = jax.tree.map(lambda a, b: a + b, total, sums) if total else sums
             for name, value in step.means(total).items():
                 found[f"validation_{name}_{number}"] = value
