@@ -211,7 +211,11 @@ def _curves(root: pathlib.Path) -> list[str]:
     """A chart for each loss that a stage logged."""
     charts = []
     for name, title, keys in (
-        ("vqgan", "Image tokenizer", ("reconstruction", "perceptual", "commitment")),
+        (
+            "vqgan",
+            "Image tokenizer",
+            ("reconstruction", "gradient_pyramid", "commitment"),
+        ),
         ("clip", "Bi-encoder", ("loss",)),
         ("pretrain", "Pretraining", ("loss", "loss_text", "loss_image")),
         ("sft", "Instruction tuning", ("loss", "loss_text", "loss_image")),
