@@ -99,7 +99,6 @@ def model(num_layers, model_dim, num_heads):
         qk_norm=False,
         layer_norm_epsilon=1e-5,
         dtype="bfloat16",
-        product_dtype=None,  # of the factors of products; None: dtype
         param_dtype="float32",
         remat="dots",
         scan_layers=True,
@@ -142,8 +141,6 @@ def small(config, *, length, rows):
     config.model.update(
         max_length=length,
         dtype="float32",
-        # A third off a step on CPUs with bfloat16 instructions; None elsewhere.
-        product_dtype="bfloat16",
         remat="none",
         scan_layers=False,  # a little faster on CPU, and few layers compile soon
         init_std=0.04,
