@@ -1,7 +1,8 @@
 """The built-in picture world, drawn into a folder (a Hugging Face imagefolder).
 
 The rich world by default. `quick` is the world of the quickstart, `full` the same with
-more rows, `debug` with a few. On one core about 1,500 rows a second.
+more rows, `debug` with a few. The 10,720
+rows of `quick` took 5 s on two cores.
 
 Usage:
     cm3leon --config configs/scenes.py --workdir runs/scenes
