@@ -6,6 +6,9 @@ On disk, a folder:
     weights.safetensors   the parameters by dotted name
     text.model            the SentencePiece model, where text is "sentencepiece"
 
+or a CLIP checkpoint of Hugging Face (`huggingface`, `bpe`), such as ViT-B/32, with which
+the paper retrieves.
+
 Equal inputs give equal vectors whatever else is in the call: texts are grouped by their
 own length, batches have one shape, and what query dropout drops depends on the seed and
 the input alone.
@@ -28,6 +31,7 @@ from flax import nnx
 from PIL import Image
 
 from cm3leon_jax import storage
+from cm3leon_jax.embedders import bpe, huggingface
 from cm3leon_jax.models import clip
 from cm3leon_jax.tokenizers import text as text_lib
 
@@ -119,7 +123,10 @@ class ClipEmbedder:
 
     @classmethod
     def load(cls, folder: storage.Path) -> ClipEmbedder:
-        """Reads an embedder that `save` wrote: its folder, or the folder of its job.
+        """Reads an embedder: a CLIP checkpoint of Hugging Face, or what `save` wrote.
+
+        Args:
+          folder: Of the checkpoint, of the export, or of the job that wrote it.
 
         Raises:
           FileNotFoundError: If a file is missing.
@@ -130,14 +137,20 @@ class ClipEmbedder:
             root /= EXPORT
         if not (root / _CONFIG).exists():
             raise FileNotFoundError(
-                f"no bi-encoder in {root}; train one with configs/clip.py"
+                f"no bi-encoder in {root}; train one with configs/clip.py, or copy a"
+                " CLIP checkpoint of Hugging Face there"
             )
         record = storage.read_json(root / _CONFIG)
-        config = _read_config(root / _CONFIG, record)
-        text = _TEXT_SIDES[record["text"]](root)
-        arrays, _ = storage.load_arrays(root / _WEIGHTS)
-        model = _model(config, arrays, root / _WEIGHTS)
-        parts = [storage.digest_file(root / name) for name in (_CONFIG, _WEIGHTS)]
+        if huggingface.is_checkpoint(record):
+            config, text, arrays = _read_checkpoint(root, record)
+            weights = root / huggingface.WEIGHTS
+        else:
+            config = _read_config(root / _CONFIG, record)
+            text = _TEXT_SIDES[record["text"]](root)
+            weights = root / _WEIGHTS
+            arrays, _ = storage.load_arrays(weights)
+        model = _model(config, arrays, weights)
+        parts = [storage.digest_file(path) for path in (root / _CONFIG, weights)]
         digest = storage.digest_bytes("/".join([*parts, text.digest]).encode())
         return cls(model, config, text, digest)
 
@@ -280,8 +293,8 @@ def fit(pictures: np.ndarray, image_size: int) -> np.ndarray:
     height, width = pictures.shape[1:3]
     if (height, width) == (image_size, image_size):
         return pictures
-    scale = image_size / min(height, width)
-    size = (max(image_size, int(width * scale)), max(image_size, int(height * scale)))
+    shorter = min(height, width)
+    size = (image_size * width // shorter, image_size * height // shorter)
     left, top = ((side - image_size) // 2 for side in size)
     box = (left, top, left + image_size, top + image_size)
     resized = [
@@ -306,6 +319,26 @@ def _drop(ids: list[int], drop_prob: float, rng: np.random.Generator) -> list[in
 
 def _rounded(length: int, limit: int) -> int:
     return min(limit, -(-length // _LENGTH_STEP) * _LENGTH_STEP)
+
+
+def _read_checkpoint(
+    root: pathlib.Path, record: dict[str, Any]
+) -> tuple[clip.ClipConfig, AbstractTextEncoder, dict[str, np.ndarray]]:
+    """Reads a CLIP checkpoint of Hugging Face.
+
+    Raises:
+      ValueError: If its tokenizer is another than its towers were trained with.
+    """
+    config = huggingface.read_config(root / _CONFIG, record)
+    huggingface.check_preprocessing(root, config)
+    text = bpe.ClipBpe.load(root)
+    if text.vocab_size > config.vocab_size or text.eos_id != config.eos_id:
+        raise ValueError(
+            f"{root}: the tokenizer has {text.vocab_size} ids and ends texts with"
+            f" {text.eos_id}, config.json says {config.vocab_size} and {config.eos_id};"
+            " take both from one checkpoint"
+        )
+    return config, text, huggingface.read_weights(root, config)
 
 
 def _read_config(path: pathlib.Path, record: Any) -> clip.ClipConfig:

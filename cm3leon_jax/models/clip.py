@@ -14,7 +14,9 @@ arXiv:2103.00020, section 2.
 """
 
 import dataclasses
+import functools
 import math
+from typing import Any
 
 import chex
 import jax
@@ -66,6 +68,7 @@ class ClipConfig:
       max_length: Text positions, begin and end tokens included; CLIP has 77.
       eos_id: Id of the end-of-text token; a text is read at its first one.
       embed_dim: Width E of the common space.
+      activation: "quick_gelu", OpenAI's, or "gelu", of some later trainings.
     """
 
     image_size: int
@@ -76,8 +79,13 @@ class ClipConfig:
     max_length: int
     eos_id: int
     embed_dim: int
+    activation: str = "quick_gelu"
 
     def __post_init__(self):
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(
+                f"{self.activation=} is unknown; known: {', '.join(ACTIVATIONS)}"
+            )
         if self.image_size % self.patch_size:
             raise ValueError(
                 f"image_size={self.image_size} must be a multiple of"
@@ -90,10 +98,20 @@ class ClipConfig:
         return (self.image_size // self.patch_size) ** 2
 
 
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """CLIP's activation, x sigmoid(1.702 x), elementwise."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS = {
+    "quick_gelu": quick_gelu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+}
+
 _L14_VISION = TowerConfig(num_layers=24, model_dim=1024, num_heads=16, mlp_dim=4096)
 _L14_TEXT = TowerConfig(num_layers=12, model_dim=768, num_heads=12, mlp_dim=3072)
 # CLIP's own BPE: 49,408 ids, the end-of-text token last.
-_CLIP_TEXT = {"vocab_size": 49_408, "max_length": 77, "eos_id": 49_407}
+_CLIP_TEXT: dict[str, Any] = {"vocab_size": 49_408, "max_length": 77, "eos_id": 49_407}
 
 # The published shapes. The paper retrieves with ViT-B/32.
 SHAPES = {
@@ -163,14 +181,16 @@ class Attention(nnx.Module):
 class Block(nnx.Module):
     """A pre-norm transformer block."""
 
-    def __init__(self, tower: TowerConfig, *, rngs: nnx.Rngs):
+    def __init__(self, tower: TowerConfig, activation: str, *, rngs: nnx.Rngs):
         """Makes the block.
 
         Args:
           tower: The tower's shape.
+          activation: One of `ACTIVATIONS`.
           rngs: Source of the parameters.
         """
         width = tower.model_dim
+        self.activation = activation
         self.norm_1 = nnx.LayerNorm(width, epsilon=_EPSILON, rngs=rngs)
         self.attention = Attention(tower, rngs=rngs)
         self.norm_2 = nnx.LayerNorm(width, epsilon=_EPSILON, rngs=rngs)
@@ -193,12 +213,7 @@ class Block(nnx.Module):
         """Mixes positions, then channels; float[B, L, D] to float[B, L, D]."""
         x_BLD = x_BLD + self.attention(self.norm_1(x_BLD), is_causal=is_causal)
         hidden_BLF = self.mlp_in(self.norm_2(x_BLD))
-        return x_BLD + self.mlp_out(quick_gelu(hidden_BLF))
-
-
-def quick_gelu(x: jax.Array) -> jax.Array:
-    """CLIP's activation, x sigmoid(1.702 x), elementwise."""
-    return x * jax.nn.sigmoid(1.702 * x)
+        return x_BLD + self.mlp_out(ACTIVATIONS[self.activation](hidden_BLF))
 
 
 class VisionTower(nnx.Module):
@@ -228,7 +243,9 @@ class VisionTower(nnx.Module):
             init(rngs.params(), (config.num_patches + 1, width))
         )
         self.norm_in = nnx.LayerNorm(width, epsilon=_EPSILON, rngs=rngs)
-        self.blocks = nnx.List(Block(tower, rngs=rngs) for _ in range(tower.num_layers))
+        self.blocks = nnx.List(
+            Block(tower, config.activation, rngs=rngs) for _ in range(tower.num_layers)
+        )
         self.norm_out = nnx.LayerNorm(width, epsilon=_EPSILON, rngs=rngs)
         self.projection = nnx.Linear(
             width, config.embed_dim, use_bias=False, kernel_init=init, rngs=rngs
@@ -283,7 +300,9 @@ class TextTower(nnx.Module):
         self.positions_LD = nnx.Param(
             nnx.initializers.normal(0.01)(rngs.params(), (config.max_length, width))
         )
-        self.blocks = nnx.List(Block(tower, rngs=rngs) for _ in range(tower.num_layers))
+        self.blocks = nnx.List(
+            Block(tower, config.activation, rngs=rngs) for _ in range(tower.num_layers)
+        )
         self.norm_out = nnx.LayerNorm(width, epsilon=_EPSILON, rngs=rngs)
         self.projection = nnx.Linear(
             width,
