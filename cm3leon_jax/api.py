@@ -31,6 +31,7 @@ from cm3leon_jax.decoding.writer import Order, Writer
 from cm3leon_jax.documents.example import Hole
 from cm3leon_jax.embedders import clip
 from cm3leon_jax.models import transformer
+from cm3leon_jax.retrieval.strategy import StrategyConfig
 from cm3leon_jax.tasks import caption, edit, layout, pair, row, segmentation, vqa
 from cm3leon_jax.tokenizers import image as image_tokenizers
 from cm3leon_jax.tokenizers import text as text_tokenizers
@@ -350,7 +351,8 @@ def _bank(folder: pathlib.Path) -> Bank | None:
         return None
     known = shards.splits(folder / PAIRS)
     names = [name for name in config["bank"] if name in known]
-    return Bank([shards.open(folder / PAIRS, name) for name in names])
+    sources = [shards.open(folder / PAIRS, name) for name in names]
+    return Bank(sources, StrategyConfig(**config["strategy"]))
 
 
 def _job_folder(path: pathlib.Path) -> pathlib.Path:

@@ -10,9 +10,11 @@ import numpy as np
 from cm3leon_jax.data import shards
 from cm3leon_jax.data.record import Record
 from cm3leon_jax.documents.document import Document
-from cm3leon_jax.retrieval import neighbors, strategy
+from cm3leon_jax.retrieval import neighbors
+from cm3leon_jax.retrieval.strategy import NONE, StrategyConfig
 
 _READ = 4_096  # records read at a time
+_DEFAULT_STRATEGY = StrategyConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,15 +44,26 @@ class Bank:
 
     Attributes:
       sources: The splits.
+      strategy: Which of the candidates are taken.
     """
 
-    def __init__(self, sources: Sequence[shards.Source]):
+    def __init__(
+        self,
+        sources: Sequence[shards.Source],
+        strategy: StrategyConfig = _DEFAULT_STRATEGY,
+    ):
         """Reads the vectors of all documents; tokens are read when found.
+
+        Args:
+          sources: The splits.
+          strategy: The rules by which training found its neighbours; how many are
+            found is each search's own.
 
         Raises:
           ValueError: If no document has a vector.
         """
         self.sources = tuple(sources)
+        self.strategy = strategy
         self._starts = np.cumsum([0, *(len(source) for source in self.sources)])
         vectors = [pair for source in self.sources for pair in _all_vectors(source)]
         width = max((len(v) for pair in vectors for v in pair), default=0)
@@ -78,14 +91,14 @@ class Bank:
         # Ids outside the bank: a prompt is no document of it.
         ids = np.arange(len(text_NE), dtype=np.int32) + len(self._vectors.ids)
         queries = neighbors.Vectors(ids, text_NE, np.full_like(text_NE, np.nan))
-        config = strategy.StrategyConfig(num_by_image=0, num_by_text=count)
+        rules = dataclasses.replace(self.strategy, num_by_image=0, num_by_text=count)
         size = min(len(text_NE), 1_024)
-        found = neighbors.find(queries, self._vectors, config, batch_size=size)
+        found = neighbors.find(queries, self._vectors, rules, batch_size=size)
         return [
             [
                 Found(int(place), float(score), self.record(int(place)))
                 for place, score in zip(places, row, strict=True)
-                if place != strategy.NONE
+                if place != NONE
             ]
             for places, row in zip(found.ids, found.scores, strict=True)
         ]
