@@ -5,14 +5,18 @@ Mesh axes:
     data      copies of the parameters (across slices of a pod)
     fsdp      rows; parameters and moments are cut along it and gathered when used
     tensor    heads, MLP width, vocabulary
-    sequence  pieces of long rows
+    sequence  pieces of long rows; during attention, heads instead
+
+The compiler propagates shardings; where it could choose badly, it is told: activations
+between the model's parts by `constrain`, attention by `spread`, which runs a kernel on
+every device's own rows and heads.
 """
 
 import ctypes
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -21,9 +25,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor", "sequence")
 
-# Logical axis -> mesh axis. Absent or None: every device has all of it.
+# Logical axis -> mesh axis. None: every device has all of it.
 RULES: dict[str, str | tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
+    "replica": "data",  # rows that share one copy of the parameters
     "length": "sequence",
     "vocab": "tensor",
     "embed": "fsdp",
@@ -70,6 +75,10 @@ _MALLOC_NAMES = {"trim_threshold": -1, "mmap_max": -4, "arena_max": -8}
 _MALLOC_SETTINGS = {"trim_threshold": 2**31 - 1, "mmap_max": 0, "arena_max": 1}
 
 
+Attention = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+Constrain = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
+
+
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
     """Devices along each mesh axis; at most one may be -1, for the rest of them."""
@@ -94,16 +103,28 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None):
     sizes = [getattr(config, name) for name in AXES]
     known = math.prod(size for size in sizes if size != -1)
     if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
-        raise ValueError(f"{config} must have positive sizes and at most one -1")
+        raise ValueError(
+            f"{config} must have positive sizes and at most one -1; the nearest that"
+            f" works is {_nearest(config, len(devices))}"
+        )
     if -1 in sizes and len(devices) % known == 0:
         sizes[sizes.index(-1)] = len(devices) // known
     if math.prod(sizes) != len(devices):
         raise ValueError(
-            f"{config} does not multiply to the {len(devices)} devices; set one axis"
-            " to -1, and the others to divisors of that number"
+            f"{config} does not multiply to the {len(devices)} devices; the nearest"
+            f" that works is {_nearest(config, len(devices))}"
         )
     kinds = (jax.sharding.AxisType.Auto,) * len(AXES)
     return jax.make_mesh(tuple(sizes), AXES, kinds, devices=devices)
+
+
+def axes(mesh: jax.sharding.Mesh | None, *logical: str) -> tuple[str, ...]:
+    """Returns the mesh axes of more than one device that cut these logical axes."""
+    found: list[str] = []
+    for name in logical if mesh else ():
+        rule = RULES[name] or ()
+        found += (rule,) if isinstance(rule, str) else rule
+    return tuple(axis for axis in found if mesh and mesh.shape[axis] > 1)
 
 
 def spec(logical: tuple[str | None, ...]) -> PartitionSpec:
@@ -143,6 +164,102 @@ def shardings(
     return jax.tree_util.tree_map_with_path(place, tree)
 
 
+def check_rows(
+    mesh: jax.sharding.Mesh,
+    *,
+    num_rows: int,
+    length: int,
+    num_heads: int,
+    num_microbatches: int = 1,
+) -> None:
+    """Refuses rows and heads that the mesh cannot share out evenly.
+
+    Args:
+      mesh: from `make_mesh`.
+      num_rows: of a step, of all hosts.
+      length: tokens a row.
+      num_heads: of the model; during attention the sequence axis cuts them.
+      num_microbatches: pieces of a step that are computed one after the other.
+
+    Raises:
+      ValueError: naming what does not divide, and the nearest that does.
+    """
+    sizes = mesh.shape
+    parts = sizes["data"] * sizes["fsdp"]
+    for what, value, axes, divisor in (
+        (
+            "rows a step",
+            num_rows,
+            f"num_microbatches={num_microbatches} x data x fsdp = {parts}",
+            num_microbatches * parts,
+        ),
+        ("tokens a row", length, "the mesh axis sequence", sizes["sequence"]),
+        (
+            "heads",
+            num_heads,
+            "the mesh axes tensor x sequence",
+            sizes["tensor"] * sizes["sequence"],
+        ),
+    ):
+        if value % divisor:
+            raise ValueError(
+                f"{value} {what} must be a multiple of {divisor} ({axes}); the nearest"
+                f" is {max(1, round(value / divisor)) * divisor}"
+            )
+
+
+def constrain(mesh: jax.sharding.Mesh) -> Constrain:
+    """Returns a function that says where an activation of logical axes lies.
+
+    For `transformer.Transformer.__call__`: without it the compiler may move what is
+    small today and large on another mesh.
+    """
+
+    def place(x: jax.Array, logical: tuple[str | None, ...]) -> jax.Array:
+        sharding = NamedSharding(mesh, spec(logical))
+        return jax.lax.with_sharding_constraint(x, sharding)
+
+    return place
+
+
+def spread(attention: Attention, mesh: jax.sharding.Mesh) -> Attention:
+    """Returns attention in which every device computes its own rows and heads.
+
+    A kernel knows one device only. Where rows are cut along the sequence axis, whole
+    rows of a share of the heads are exchanged for pieces of all heads, and back
+    (DeepSpeed-Ulysses, arXiv:2309.14509): any kernel serves, and each device has the
+    same work under a causal mask.
+
+    Args:
+      attention: of the signature of `attention.attend_packed`.
+      mesh: from `make_mesh`.
+    """
+    heads = spec(("batch", "length", "heads", "head_dim"))
+    pieces = mesh.shape["sequence"]
+
+    def gather(x_BLHK: jax.Array) -> jax.Array:
+        return jax.lax.all_to_all(x_BLHK, "sequence", 2, 1, tiled=True)
+
+    def local(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL):
+        if pieces == 1:
+            return attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL)
+        segment_ids_BL = jax.lax.all_gather(
+            segment_ids_BL, "sequence", axis=1, tiled=True
+        )
+        mixed_BLHK = attention(
+            gather(q_BLHK), gather(k_BLHK), gather(v_BLHK), segment_ids_BL
+        )
+        return jax.lax.all_to_all(mixed_BLHK, "sequence", 1, 2, tiled=True)
+
+    return jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(heads, heads, heads, spec(("batch", "length"))),
+        out_specs=heads,
+        check_vma=False,  # kernels do not say over which axes their results vary
+    )
+
+
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
     """Returns the sharding of an array [B, L]: rows over data and fsdp."""
     return NamedSharding(mesh, spec(("batch", "length")))
@@ -176,12 +293,26 @@ def put_batch(batch: Any, mesh: jax.sharding.Mesh) -> Any:
     return jax.tree.map(put, batch)
 
 
+def _nearest(config: MeshConfig, count: int) -> MeshConfig:
+    """The mesh of all devices nearest to a wrong one, the rest of them fsdp."""
+    sizes = {}
+    for name in ("tensor", "sequence", "data"):
+        sizes[name] = _divisor(count, max(1, getattr(config, name)))
+        count //= sizes[name]
+    return MeshConfig(fsdp=count, **sizes)
+
+
+def _divisor(number: int, limit: int) -> int:
+    """The largest divisor of a number up to a limit."""
+    return max(n for n in range(1, limit + 1) if number % n == 0)
+
+
 def _check_divides(name: str, shape, logical, mesh) -> None:
     for size, axis in zip(shape, logical, strict=True):
         mesh_axis = RULES[axis]
         if mesh_axis and size % mesh.shape[mesh_axis]:
             raise ValueError(
                 f"{name}: {axis}={size} must be a multiple of the mesh axis"
-                f" {mesh_axis}={mesh.shape[mesh_axis]}; try"
-                f" {math.gcd(size, mesh.shape[mesh_axis])}"
+                f" {mesh_axis}={mesh.shape[mesh_axis]}; the nearest that works is"
+                f" {mesh_axis}={_divisor(size, mesh.shape[mesh_axis])}"
             )

@@ -7,7 +7,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from cm3leon_jax import sharding
-from cm3leon_jax.models import transformer
+from cm3leon_jax.models import attention, transformer
 
 
 def make(**sizes):
@@ -24,11 +24,20 @@ def test_minus_one_takes_the_devices_that_are_left():
 
 
 @pytest.mark.parametrize(
-    "sizes", [{"tensor": 3}, {"data": -1, "fsdp": -1}, {"fsdp": 0}, {"fsdp": 4}]
+    ("sizes", "nearest"),
+    [
+        ({"tensor": 3}, {"tensor": 2, "fsdp": 4}),
+        ({"tensor": 4, "sequence": 4}, {"tensor": 4, "fsdp": 1, "sequence": 2}),
+        ({"data": -1, "fsdp": -1}, {"fsdp": 8}),
+        ({"fsdp": 0}, {"fsdp": 8}),
+        ({"data": 2, "fsdp": 2}, {"data": 2, "fsdp": 4}),
+    ],
 )
-def test_mesh_that_is_not_all_devices_is_refused(sizes):
-    with pytest.raises(ValueError, match="MeshConfig"):
+def test_mesh_that_is_not_all_devices_is_refused_with_the_nearest(sizes, nearest):
+    with pytest.raises(ValueError, match="the nearest that works is") as error:
         make(**sizes)
+    assert str(error.value).endswith(str(sharding.MeshConfig(**nearest)))
+    make(**nearest)
 
 
 def test_parameters_are_cut_by_the_table():
@@ -48,7 +57,7 @@ def test_parameters_are_cut_by_the_table():
     up = places.blocks.up_DF.get_value()
     assert up.spec == PartitionSpec(None, "fsdp", "tensor")
     assert places.token_embedding_VD.get_value().spec == PartitionSpec("tensor", "fsdp")
-    with pytest.raises(ValueError, match=r"heads=4 must be a multiple .*tensor=8"):
+    with pytest.raises(ValueError, match=r"heads=4 must be .* nearest .* tensor=4"):
         wrong = make(fsdp=1, tensor=8)
         blocks = model.blocks
         sharding.shardings(blocks, wrong, transformer.LOGICAL_AXES)
@@ -64,3 +73,50 @@ def test_put_batch_keeps_the_rows():
     (got,) = sharding.put_batch([rows], make(sequence=2))
     np.testing.assert_array_equal(got, rows)
     assert got.addressable_shards[0].data.shape == (2, 8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_rows": 12}, "12 rows a step .* multiple of 8 .* the nearest is 16"),
+        ({"num_microbatches": 8}, "16 rows a step.*=8 x data x fsdp .* nearest is 32"),
+        ({"length": 65}, "65 tokens a row .* sequence.* the nearest is 64"),
+        ({"num_heads": 5}, "5 heads .* tensor x sequence.* the nearest is 4"),
+    ],
+)
+def test_rows_that_the_mesh_cannot_share_out_are_refused(change, message):
+    mesh = make(data=2, fsdp=2, sequence=2)
+    fits = {"num_rows": 16, "length": 64, "num_heads": 4, "num_microbatches": 2}
+    sharding.check_rows(mesh, **fits)
+    with pytest.raises(ValueError, match=message):
+        sharding.check_rows(mesh, **(fits | change))
+
+
+@pytest.mark.parametrize(
+    "sizes", [(8, 1, 1, 1), (1, 2, 2, 2), (1, 1, 4, 2), (1, 2, 1, 4)]
+)
+def test_attention_spread_over_a_mesh_equals_that_of_one_device(sizes):
+    q, k, v, out = jax.random.normal(jax.random.key(0), (4, 8, 64, 8, 4))
+    segments = np.repeat(np.array([[1] * 30 + [2] * 34]), 8, axis=0)
+    mesh = make(**dict(zip(sharding.AXES, sizes, strict=True)))
+
+    def results(function):
+        mixed, vjp = jax.vjp(lambda *a: function(*a, segments), q, k, v)
+        return mixed, *vjp(out)
+
+    spread = sharding.spread(attention.attend_packed, mesh)
+    for a, b in zip(
+        jax.jit(lambda: results(spread))(),
+        jax.jit(lambda: results(attention.attend_packed))(),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_activation_lies_where_its_logical_axes_say():
+    mesh = make(fsdp=2, tensor=2, sequence=2)
+    place = sharding.constrain(mesh)
+    x = jax.jit(
+        lambda: place(jax.numpy.zeros((4, 8, 16)), ("batch", "length", "mlp"))
+    )()
+    assert x.sharding.shard_shape(x.shape) == (2, 4, 8)
