@@ -16,6 +16,7 @@ import ctypes
 import dataclasses
 import logging
 import math
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -51,6 +52,20 @@ def use_platform(num_cpu_devices: int = 0) -> None:
     if num_cpu_devices:
         jax.config.update("jax_num_cpu_devices", num_cpu_devices)
         _keep_freed_memory()
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether the device is a CPU with instructions for bfloat16 products.
+
+    Where Linux does not tell (`/proc/cpuinfo`), the answer is no.
+    """
+    if jax.default_backend() != "cpu":
+        return False
+    try:
+        words = set(pathlib.Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return False
+    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def _keep_freed_memory() -> None:

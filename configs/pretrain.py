@@ -41,6 +41,7 @@ def get_config(arg=None):
     config.job = "train"
     config.shards = ""  # folder of the sets
     config.sets = dict(pairs=1.0)  # set in the folder -> weight in the mixture
+    config.neighbor_sets = ("pairs",)  # whose documents get retrieved ones in front
     config.init_from = ""  # folder of a run whose weights to start from
     config.seed = 0
     config.num_cpu_devices = 0  # devices that a CPU pretends to be; 0: JAX's choice
@@ -99,6 +100,7 @@ def model(num_layers, model_dim, num_heads):
         qk_norm=False,
         layer_norm_epsilon=1e-5,
         dtype="bfloat16",
+        product_dtype=None,  # of the factors of products, "auto" on a CPU; None: dtype
         param_dtype="float32",
         remat="dots",
         scan_layers=True,
@@ -141,6 +143,8 @@ def small(config, *, length, rows):
     config.model.update(
         max_length=length,
         dtype="float32",
+        # bfloat16 on a CPU with instructions for it: a third off a step.
+        product_dtype="auto",
         remat="none",
         scan_layers=False,  # a little faster on CPU, and few layers compile soon
         init_std=0.04,

@@ -36,11 +36,13 @@ class SetSpec:
       folder: The set's folder.
       split: Which of its splits.
       weight: How much of the mixture it is, relative to the others.
+      with_neighbors: Whether its documents get retrieved ones in front.
     """
 
     folder: str
     split: str = "train"
     weight: float = 1.0
+    with_neighbors: bool = True
 
 
 def load(
@@ -82,7 +84,8 @@ def load(
     )
     share = config.num_streams // num_hosts
     owned = range(host_index * share, (host_index + 1) * share)
-    documents = Documents(sources, mixture, config, info.vocab)
+    with_neighbors = [spec.with_neighbors for spec in specs]
+    documents = Documents(sources, mixture, config, info.vocab, with_neighbors)
     fingerprint = _fingerprint(specs, sources, config)
     dataset: grain.IterDataset[Batch] = _Batches(documents, owned, fingerprint)
     if prefetch:
@@ -206,7 +209,13 @@ def _fingerprint(
     """A digest of everything that decides the order and content of the batches."""
     described = {
         "sets": [
-            [pathlib.Path(spec.folder).name, spec.split, spec.weight, len(source)]
+            [
+                pathlib.Path(spec.folder).name,
+                spec.split,
+                spec.weight,
+                spec.with_neighbors,
+                len(source),
+            ]
             for spec, source in zip(specs, sources, strict=True)
         ],
         "info": [source.info.to_json() for source in sources],

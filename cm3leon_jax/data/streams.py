@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from cm3leon_jax.data.mixture import InOrder, Mixture
-from cm3leon_jax.data.record import Record
+from cm3leon_jax.data.record import NO_NEIGHBORS, Record
 from cm3leon_jax.data.shards import Source
 from cm3leon_jax.documents import cm3, packing
 from cm3leon_jax.documents import document as documents
@@ -97,12 +97,23 @@ class Documents:
         mixture: Mixture | InOrder,
         config: LoaderConfig,
         vocab: Vocab,
+        with_neighbors: Sequence[bool] | None = None,
     ):
-        """Keeps what it is given; reads nothing."""
+        """Keeps what it is given; reads nothing.
+
+        Args:
+          sources: The sets.
+          mixture: Which document of which set comes when.
+          config: How documents become batches.
+          vocab: Of the documents.
+          with_neighbors: Of each set, whether its documents get retrieved ones in
+            front; all by default.
+        """
         self.config = config
         self.vocab = vocab
         self.counts = Counts()
         self._sources = sources
+        self._with_neighbors = with_neighbors or [True] * len(sources)
         self._mixture = mixture
         self._cumulative = np.cumsum(config.neighbor_probs)
         self._seed = zlib.crc32(str(config.seed).encode())
@@ -118,6 +129,8 @@ class Documents:
             wanted = [places[position].record for position in positions]
             read = self._sources[set_index].records(wanted)
             for position, record in zip(positions, read, strict=True):
+                if record is not None and not self._with_neighbors[set_index]:
+                    record = dataclasses.replace(record, neighbors=NO_NEIGHBORS)
                 records[position] = record
         return records
 

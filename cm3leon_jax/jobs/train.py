@@ -100,7 +100,7 @@ def _resolve(config: ml_collections.ConfigDict) -> _Parts:
     sources = [shards.open(spec.folder, spec.split) for spec in _specs(config, "train")]
     info = sources[0].info
     model = transformer.TransformerConfig(
-        vocab_size=info.vocab.size, **config.model.to_dict()
+        vocab_size=info.vocab.size, **_model_fields(config.model)
     )
     loader = _loader(config)
     if loader.max_length > model.max_length:
@@ -124,6 +124,15 @@ def _resolve(config: ml_collections.ConfigDict) -> _Parts:
     )
 
 
+def _model_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Fields of a `TransformerConfig`, with `product_dtype="auto"` resolved."""
+    fields = config.to_dict()
+    if fields["product_dtype"] == "auto":
+        is_fast = sharding.cpu_multiplies_bfloat16()
+        fields["product_dtype"] = "bfloat16" if is_fast else None
+    return fields
+
+
 def _model(config: transformer.TransformerConfig) -> transformer.Transformer:
     return transformer.Transformer(config, rngs=nnx.Rngs(params=0))
 
@@ -139,7 +148,7 @@ def _specs(config: ml_collections.ConfigDict, split: str) -> list[pipeline.SetSp
     """The sets of the mixture that have weight."""
     root = pathlib.Path(config.shards)
     return [
-        pipeline.SetSpec(str(root / name), split, weight)
+        pipeline.SetSpec(str(root / name), split, weight, name in config.neighbor_sets)
         for name, weight in config.sets.items()
         if weight
     ]

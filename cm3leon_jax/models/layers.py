@@ -34,8 +34,13 @@ def layer_norm(x: jax.Array, epsilon: float) -> jax.Array:
     return (centred * jax.lax.rsqrt(variance + epsilon)).astype(x.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def project(x: jax.Array, weights: jax.Array, num_inputs: int = 1) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def project(
+    x: jax.Array,
+    weights: jax.Array,
+    num_inputs: int = 1,
+    product_dtype: str | None = None,
+) -> jax.Array:
     """Returns the product over the last dimensions of `x` and the first of `weights`.
 
     The same as `jnp.tensordot`, with a backward pass of its own: the gradient of the
@@ -45,32 +50,56 @@ def project(x: jax.Array, weights: jax.Array, num_inputs: int = 1) -> jax.Array:
 
     Args:
       x: float[B, L, *inputs].
-      weights: float[*inputs, *outputs], cast to the dtype of `x`.
+      weights: float[*inputs, *outputs], cast to the dtype of the product.
       num_inputs: number of input dimensions.
+      product_dtype: what the factors of all three products are rounded to, their sums
+        staying float32; the dtype of `x` by default.
 
     Returns:
       float[B, L, *outputs], in the dtype of `x`.
     """
-    return _contract(x, weights.astype(x.dtype), _tail(x, num_inputs), num_inputs)
+    return contract(x, weights, num_inputs, product_dtype)
 
 
-def _project_forward(x, weights, num_inputs):
-    return project(x, weights, num_inputs), (x, weights)
+def _project_forward(x, weights, num_inputs, product_dtype):
+    return project(x, weights, num_inputs, product_dtype), (x, weights)
 
 
-def _project_backward(num_inputs, saved, grad):
+def _project_backward(num_inputs, product_dtype, saved, grad):
     x, weights = saved
-    outputs = tuple(range(num_inputs, weights.ndim))
-    last = _tail(grad, len(outputs))
-    over = ((last, outputs), ((), ()))
-    grad_x = jax.lax.dot_general(grad, weights.astype(x.dtype), over)
-    return grad_x, outer(x, grad, weights.dtype)
+    swapped = swap(weights, num_inputs, product_dtype)
+    grad_x = contract(grad, swapped, weights.ndim - num_inputs, product_dtype)
+    return grad_x, outer(x, grad, weights.dtype, product_dtype)
 
 
 project.defvjp(_project_forward, _project_backward)
 
 
-def outer(a: jax.Array, b: jax.Array, dtype: jnp.dtype) -> jax.Array:
+def contract(
+    x: jax.Array,
+    weights: jax.Array,
+    num: int,
+    product_dtype: str | None = None,
+    dtype: jnp.dtype | None = None,
+) -> jax.Array:
+    """Returns the product over the last `num` dimensions of `x`, in `dtype`.
+
+    The forward pass of `project`, where `dtype` is that of `x`.
+    """
+    factor_dtype = product_dtype or x.dtype
+    last = tuple(range(x.ndim - num, x.ndim))
+    over = ((last, tuple(range(num))), ((), ()))
+    return jax.lax.dot_general(
+        x.astype(factor_dtype),
+        weights.astype(factor_dtype),
+        over,
+        preferred_element_type=dtype or x.dtype,
+    )
+
+
+def outer(
+    a: jax.Array, b: jax.Array, dtype: jnp.dtype, product_dtype: str | None = None
+) -> jax.Array:
     """Returns the sum over rows and sequence of all products of `a` and `b`.
 
     XLA on CPU transposes the left operand in a pass of its own; so the narrower one
@@ -80,17 +109,35 @@ def outer(a: jax.Array, b: jax.Array, dtype: jnp.dtype) -> jax.Array:
       a: float[B, L, *left].
       b: float[B, L, *right].
       dtype: of the result.
+      product_dtype: what the factors are rounded to; their own dtype by default.
 
     Returns:
       dtype[*left, *right].
     """
-    over = (((0, 1), (0, 1)), ((), ()))
-    if a.size <= b.size:
+    if a.size > b.size:
+        swapped = outer(b, a, dtype, product_dtype)
+        swapped = jax.lax.optimization_barrier(swapped)  # XLA would swap them back
+        return swap(swapped, b.ndim - 2)
+    if product_dtype is None:
+        over = (((0, 1), (0, 1)), ((), ()))
         return jax.lax.dot_general(a, b, over, preferred_element_type=dtype)
-    swapped = jax.lax.dot_general(b, a, over, preferred_element_type=dtype)
-    swapped = jax.lax.optimization_barrier(swapped)  # XLA would swap them back
-    right = tuple(range(b.ndim - 2))
-    return swapped.transpose(*range(len(right), swapped.ndim), *right)
+    rows_last = swap(a, 2, product_dtype)
+    over = ((tuple(range(a.ndim - 2, a.ndim)), (0, 1)), ((), ()))
+    return jax.lax.dot_general(
+        rows_last, b.astype(product_dtype), over, preferred_element_type=dtype
+    )
+
+
+def swap(x: jax.Array, num: int, product_dtype: str | None = None) -> jax.Array:
+    """Moves the first `num` dimensions to the end, as a factor of a product.
+
+    Rounding is a copy, which then transposes too: XLA on CPU multiplies bfloat16 at
+    full speed only when both factors lie as in memory. The barrier keeps the copy.
+    """
+    swapped = x.transpose(*range(num, x.ndim), *range(num))
+    if product_dtype is None:
+        return swapped
+    return jax.lax.optimization_barrier(swapped.astype(product_dtype))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -111,12 +158,3 @@ def _unstack_backward(axis, _, grads):
 
 
 unstack.defvjp(_unstack_forward, _unstack_backward)
-
-
-def _contract(x, weights, dims, num_inputs: int) -> jax.Array:
-    return jax.lax.dot_general(x, weights, ((dims, tuple(range(num_inputs))), ((), ())))
-
-
-def _tail(x: jax.Array, count: int) -> tuple[int, ...]:
-    """The last `count` dimensions."""
-    return tuple(range(x.ndim - count, x.ndim))

@@ -1,16 +1,14 @@
 """The decoder-only transformer of CM3Leon: the model, its cache, its sizes.
 
 Parameters of all layers lie stacked, one array per kind with the layer as its
-first dimension, so that training scans over one compiled layer. `unstack` gives
-a model with separate arrays per layer for decoding, where a scan would copy
-each slice of the stack at every step.
+first dimension, so that training scans over one compiled layer. `unstack` gives separate
+arrays per layer for decoding, where a scan would copy each slice at every step.
 
 The module knows no mesh: `LOGICAL_AXES` names the dimensions of every
 parameter, and `cm3leon_jax.sharding` holds the table from names to mesh axes.
 
 Letters: B rows, L sequence, M cache slots, V vocabulary, D model width, H heads,
-K width per head, F MLP width, N layers (in names of stacked arrays only in
-their first place), 3 = query, key, value.
+K width per head, F MLP width, 3 = query, key, value.
 """
 
 import dataclasses
@@ -48,6 +46,8 @@ REMAT_POLICIES = {
     ),
 }
 
+_DTYPES = ("float32", "bfloat16")
+
 Attention = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
@@ -73,10 +73,11 @@ class TransformerConfig:
         scale (Chameleon, arXiv:2405.09818, section 2.3; not in CM3Leon).
       layer_norm_epsilon: added to the variance (1e-5 in OPT).
       dtype: of the computation, "float32" or "bfloat16".
+      product_dtype: in training, of the factors of products with weights, whose sums
+        stay in `dtype`; None for `dtype`. "bfloat16" beside float32 is fast on CPU.
       param_dtype: of the parameters.
       remat: one of `REMAT_POLICIES`: what the backward pass computes again.
-      scan_layers: whether training scans over the stacked layers (constant
-        compile time) or unrolls them.
+      scan_layers: whether training scans over the layers (constant compile time).
       init_std: of the truncated normal (cut at 3 std) of all weights but the
         output projections of the residual branches, which are 0.
       pos_init_std: of the position embedding.
@@ -94,6 +95,7 @@ class TransformerConfig:
     qk_norm: bool = False
     layer_norm_epsilon: float = 1e-5
     dtype: str = "float32"
+    product_dtype: str | None = None
     param_dtype: str = "float32"
     remat: str = "none"
     scan_layers: bool = True
@@ -108,7 +110,8 @@ class TransformerConfig:
         _check_name("activation", self.activation, layers.ACTIVATIONS)
         _check_name("remat", self.remat, REMAT_POLICIES)
         for name in ("dtype", "param_dtype"):
-            _check_name(name, getattr(self, name), ("float32", "bfloat16"))
+            _check_name(name, getattr(self, name), _DTYPES)
+        _check_name("product_dtype", self.product_dtype or self.dtype, _DTYPES)
 
 
 class Block(nnx.Module):
@@ -141,10 +144,11 @@ class Block(nnx.Module):
         Returns:
           float[B, L, D].
         """
-        q_BLHK, k_BLHK, v_BLHK = self._qkv(x_BLD)
+        dtype = self.config.product_dtype
+        q_BLHK, k_BLHK, v_BLHK = self._qkv(x_BLD, dtype)
         mixed_BLHK = attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL)
-        x_BLD = x_BLD + self._out(mixed_BLHK)
-        return x_BLD + self._mlp(x_BLD)
+        x_BLD = x_BLD + self._out(mixed_BLHK, dtype)
+        return x_BLD + self._mlp(x_BLD, dtype)
 
     def extend(
         self,
@@ -173,24 +177,27 @@ class Block(nnx.Module):
         x_BLD = x_BLD + self._out(mixed_BLHK.astype(x_BLD.dtype))
         return x_BLD + self._mlp(x_BLD), k_BHMK, v_BHMK
 
-    def _qkv(self, x_BLD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def _qkv(
+        self, x_BLD: jax.Array, dtype: str | None = None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         c = self.config
         x_BLD = layers.layer_norm(x_BLD, c.layer_norm_epsilon)
-        qkv_BL3HK = layers.project(x_BLD, self.qkv_D3HK[...])
+        qkv_BL3HK = layers.project(x_BLD, self.qkv_D3HK[...], 1, dtype)
         q_BLHK, k_BLHK, v_BLHK = layers.unstack(qkv_BL3HK, 2)
         if c.qk_norm:
             q_BLHK = _scaled_norm(q_BLHK, self.q_scale_K, c)
             k_BLHK = _scaled_norm(k_BLHK, self.k_scale_K, c)
         return q_BLHK, k_BLHK, v_BLHK
 
-    def _out(self, mixed_BLHK: jax.Array) -> jax.Array:
-        return layers.project(mixed_BLHK, self.out_HKD[...], 2)
+    def _out(self, mixed_BLHK: jax.Array, dtype: str | None = None) -> jax.Array:
+        return layers.project(mixed_BLHK, self.out_HKD[...], 2, dtype)
 
-    def _mlp(self, x_BLD: jax.Array) -> jax.Array:
+    def _mlp(self, x_BLD: jax.Array, dtype: str | None = None) -> jax.Array:
         c = self.config
         x_BLD = layers.layer_norm(x_BLD, c.layer_norm_epsilon)
-        h_BLF = layers.ACTIVATIONS[c.activation](layers.project(x_BLD, self.up_DF[...]))
-        return layers.project(h_BLF, self.down_FD[...])
+        h_BLF = layers.project(x_BLD, self.up_DF[...], 1, dtype)
+        h_BLF = layers.ACTIVATIONS[c.activation](h_BLF)
+        return layers.project(h_BLF, self.down_FD[...], 1, dtype)
 
 
 class Transformer(nnx.Module):

@@ -28,6 +28,7 @@ def next_token_loss(
     *,
     num_chunks: int = 1,
     z_loss: float = 0.0,
+    product_dtype: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the weighted sum of the tokens' losses, and each token's own.
 
@@ -44,6 +45,7 @@ def next_token_loss(
       z_loss: factor of log(sum of exp(logits))^2, which keeps logits from drifting
         (PaLM, arXiv:2204.02311, section 5; 1e-5 in Chameleon, 0 in CM3Leon). It is
         part of the sum but not of the tokens' losses.
+      product_dtype: see `layers.project`.
 
     Returns:
       `(total, nll_BL)`: float32[], and float32[B, L] in nats, without weights.
@@ -52,7 +54,8 @@ def next_token_loss(
     dims["BL"] = targets_BL.shape
     chex.assert_shape(x_BLD, dims["BLD"])
     chex.assert_shape(weights_BL, dims["BL"])
-    return _loss(x_BLD, table_VD, targets_BL, weights_BL, num_chunks, z_loss)
+    options = (num_chunks, z_loss, product_dtype)
+    return _loss(x_BLD, table_VD, targets_BL, weights_BL, *options)
 
 
 def chunks_for(
@@ -73,13 +76,14 @@ def chunks_for(
     return next((n for n in divisors if n >= wanted), length)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _loss(x_BLD, table_VD, targets_BL, weights_BL, num_chunks, z_loss):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def _loss(x_BLD, table_VD, targets_BL, weights_BL, num_chunks, z_loss, dtype):
     """Runs without gradients, for evaluation."""
+    table_DV = layers.swap(table_VD, 1, dtype)
 
     def piece(_, part):
         x_BLD, targets_BL, weights_BL = part
-        logits_BLV = _logits(x_BLD, table_VD)
+        logits_BLV = layers.contract(x_BLD, table_DV, 1, dtype, jnp.float32)
         norm_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
         nll_BL = norm_BL - _pick(logits_BLV, targets_BL)
         return None, (_total(nll_BL, norm_BL, weights_BL, z_loss), nll_BL)
@@ -89,10 +93,12 @@ def _loss(x_BLD, table_VD, targets_BL, weights_BL, num_chunks, z_loss):
     return totals.sum(), _joined(nll)
 
 
-def _loss_forward(x_BLD, table_VD, targets_BL, weights_BL, num_chunks, z_loss):
+def _loss_forward(x_BLD, table_VD, targets_BL, weights_BL, num_chunks, z_loss, dtype):
+    table_DV = layers.swap(table_VD, 1, dtype)
+
     def piece(grad_table_VD, part):
         x_BLD, targets_BL, weights_BL = part
-        logits_BLV = _logits(x_BLD, table_VD)
+        logits_BLV = layers.contract(x_BLD, table_DV, 1, dtype, jnp.float32)
         # One exponential serves the loss and the gradient.
         highest_BL1 = logits_BLV.max(axis=-1, keepdims=True)
         exps_BLV = jnp.exp(logits_BLV - highest_BL1)
@@ -105,8 +111,8 @@ def _loss_forward(x_BLD, table_VD, targets_BL, weights_BL, num_chunks, z_loss):
         grad_BLV = exps_BLV * scale_BL[..., None]
         grad_BLV -= jnp.where(hits_BLV, weights_BL[..., None], 0)
         grad_BLV = grad_BLV.astype(x_BLD.dtype)
-        grad_x_BLD = jnp.einsum("blv,vd->bld", grad_BLV, table_VD)
-        grad_table_VD += layers.outer(grad_BLV, x_BLD, jnp.float32)
+        grad_x_BLD = layers.contract(grad_BLV, table_VD, 1, dtype)
+        grad_table_VD += layers.outer(grad_BLV, x_BLD, jnp.float32, dtype)
         total = _total(nll_BL, norm_BL, weights_BL, z_loss)
         return grad_table_VD, (total, nll_BL, grad_x_BLD)
 
@@ -117,8 +123,8 @@ def _loss_forward(x_BLD, table_VD, targets_BL, weights_BL, num_chunks, z_loss):
     return (totals.sum(), _joined(nll)), gradients
 
 
-def _loss_backward(num_chunks, z_loss, gradients, cotangents):
-    del num_chunks, z_loss
+def _loss_backward(num_chunks, z_loss, dtype, gradients, cotangents):
+    del num_chunks, z_loss, dtype
     scale = cotangents[0]
     grad_x_BLD, grad_table_VD = jax.tree.map(
         lambda x: x * scale.astype(x.dtype), gradients
@@ -127,12 +133,6 @@ def _loss_backward(num_chunks, z_loss, gradients, cotangents):
 
 
 _loss.defvjp(_loss_forward, _loss_backward)
-
-
-def _logits(x_BLD: jax.Array, table_VD: jax.Array) -> jax.Array:
-    return jnp.einsum(
-        "bld,vd->blv", x_BLD, table_VD, preferred_element_type=jnp.float32
-    )
 
 
 def _pick(logits_BLV: jax.Array, targets_BL: jax.Array) -> jax.Array:

@@ -134,6 +134,7 @@ def _sums(
         batch.weights_BL,
         num_chunks=num_chunks,
         z_loss=config.z_loss,
+        product_dtype=model.config.product_dtype,
     )
     # What the losses are reported over: every token with a weight, weighted.
     weights_BL = batch.weights_BL

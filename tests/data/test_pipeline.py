@@ -248,3 +248,19 @@ def test_sets_of_other_tokenizers_are_refused(sets):
 def test_loader_config_refuses_values_out_of_range(bad):
     with pytest.raises(ValueError, match="must be"):
         dataclasses.replace(SMALL, **bad)
+
+
+def test_sets_without_neighbors_get_none_and_the_others_theirs(sets):
+    config = dataclasses.replace(
+        SMALL, neighbor_probs=(0.0, 0.0, 1.0), cm3=PLAIN, packing="whole"
+    )
+    specs = [sets[0], dataclasses.replace(sets[1], with_neighbors=False)]
+    batches = iter(pipeline.load(specs, config, prefetch=0))
+    fronts = {"pairs": set(), "caption": set()}
+    for _ in range(4):
+        for ids in _sequences(next(batches)):
+            count = int((ids == 30).sum())  # the neighbours' first text id
+            first = next(i for i in ids if 100 <= i < 180)  # names the document
+            name = "pairs" if first < 150 else "caption"
+            fronts[name].add(count)
+    assert fronts == {"pairs": {2}, "caption": {0}}

@@ -33,6 +33,29 @@ def test_project_equals_tensordot_forward_and_backward(name):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", SHAPES)
+def test_rounded_factors_give_float32_sums_close_to_the_unrounded(name):
+    inputs, outputs = SHAPES[name]
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    x, weights, grad = (
+        draw(2, 5, *inputs),
+        draw(*inputs, *outputs),
+        draw(2, 5, *outputs),
+    )
+    num = len(inputs)
+    rounded = lambda x: x.astype(jnp.bfloat16).astype(jnp.float32)
+    ours, vjp = jax.vjp(lambda *a: layers.project(*a, num, "bfloat16"), x, weights)
+    # Factors that are bfloat16 already: the products are exact, the sums float32.
+    exact = jnp.tensordot(rounded(x), rounded(weights), num)
+    np.testing.assert_allclose(ours, exact, rtol=1e-5, atol=1e-5)
+    plain = lambda x, w: jnp.tensordot(x, w, num)
+    _, plain_vjp = jax.vjp(plain, rounded(x), rounded(weights))
+    for a, b in zip(vjp(grad), plain_vjp(rounded(grad)), strict=True):
+        assert a.dtype == jnp.float32
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
 def test_project_keeps_the_gradient_of_the_weights_in_their_dtype():
     x = jnp.ones((1, 2, 4), jnp.bfloat16)
     loss = lambda w: layers.project(x, w).astype(jnp.float32).sum()

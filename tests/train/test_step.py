@@ -180,4 +180,24 @@ def test_bfloat16_step_is_close_to_float32():
     assert jax.tree.leaves(half)[0].dtype == jnp.float32
 
 
+def test_products_in_bfloat16_train_as_in_float32():
+    config = dataclasses.replace(MODEL, product_dtype="bfloat16")
+    one = jax.jit(step.make(step.StepConfig(), update(), VOCAB))
+    model = jax.eval_shape(lambda: transformer.Transformer(config, rngs=_rngs()))
+    as_rounded = lambda x: jax.tree.unflatten(
+        jax.tree.structure(model), jax.tree.leaves(x)
+    )
+    now = start()._replace(model=as_rounded(start().model))
+    moments = jax.tree.map(
+        lambda x: as_rounded(x) if isinstance(x, transformer.Transformer) else x,
+        now.optimizer,
+        is_leaf=lambda x: isinstance(x, transformer.Transformer),
+    )
+    now, losses = now._replace(optimizer=moments), []
+    for i in range(3):
+        now, metrics = one(now, batch(i))
+        losses.append(float(metrics["loss"]))
+    assert losses == pytest.approx(plain()[1], rel=1e-2)
+
+
 GOLDEN_LOSS, GOLDEN_NORM = 4.2291694, 2.0159514
