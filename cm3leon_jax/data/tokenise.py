@@ -77,6 +77,7 @@ class TokeniseConfig:
     Attributes:
       tasks: Options of each task that gets a set of its own, by its name.
       query_drop_prob: Share of pieces or patches dropped in query vectors.
+      pair_long_share: Share of the pairs whose text is the row's long caption.
       seed: Decides templates, questions and what is dropped.
 
     Raises:
@@ -85,6 +86,7 @@ class TokeniseConfig:
 
     tasks: Mapping[str, Mapping[str, Any]]
     query_drop_prob: float = 0.2  # CM3Leon, section 2.1
+    pair_long_share: float = 0.0
     seed: int = 0
 
     def __post_init__(self):
@@ -144,7 +146,7 @@ def records(
     made.update({name: [] for name in tasks})
     for row in rows:
         rng = np.random.default_rng((config.seed, zlib.crc32(row.id.encode())))
-        made[PAIRS] += pair.examples(row, rng)
+        made[PAIRS] += pair.examples(row, rng, long_share=config.pair_long_share)
         for name, options in tasks.items():
             made[name] += TASKS[name](row, rng, **options)
     codes = _Codes([one for some in made.values() for one in some], tools)

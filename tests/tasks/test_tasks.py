@@ -149,3 +149,12 @@ def test_columns_of_another_type_are_refused_by_name(task, columns):
     row = TaskRow("0007", PICTURE, "text", columns=columns)
     with pytest.raises(ValueError, match="0007"):
         task.examples(row, np.random.default_rng(0))
+
+
+def test_pairs_take_the_long_caption_for_their_share_alone():
+    rng = np.random.default_rng(0)
+    short = "a red circle|<image>"
+    made = [_text(pair.examples(ROW, rng, long_share=0.25)[0]) for _ in range(400)]
+    assert set(made) == {short, f"{caption.long_caption(ROW)}|<image>"}
+    assert 0.15 < 1 - made.count(short) / 400 < 0.35
+    assert _text(pair.examples(ROW, rng)[0]) == short
