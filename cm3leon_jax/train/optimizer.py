@@ -5,6 +5,7 @@ import fnmatch
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from cm3leon_jax.train import checkpoint
@@ -101,9 +102,15 @@ def make(config: OptimizerConfig, model: Any) -> optax.GradientTransformation:
     labels = _labels(model, c.trained, "trained", "frozen")
     if "frozen" not in jax.tree.leaves(labels):
         return update
-    parts = {"trained": update, "frozen": optax.set_to_zero()}
+    parts = {"trained": update, "frozen": optax.stateless(_unchanged)}
     # As a function: a model is callable, and optax would call it.
     return optax.partition(parts, lambda _: labels)
+
+
+def _unchanged(updates: Any, params: Any) -> Any:
+    """Updates that keep every bit: 0.0 would turn a parameter of -0.0 into 0.0."""
+    del params
+    return jax.tree.map(lambda x: jnp.full_like(x, -0.0), updates)
 
 
 def _labels(tree: Any, patterns: tuple[str, ...], matched: Any, other: Any) -> Any:
