@@ -1,36 +1,33 @@
 """Checkpoints of a training run: written whole, digested, verified when read.
 
-One step is one folder, which Orbax writes under another name and renames:
+One step is one folder (`unit`), which Orbax writes under another name and renames:
 
     checkpoints/00001000/
       state/      the arrays of the state, by path ("model/blocks/up_DF")
-      manifest/   JSON: step, shape, dtype and SHA-256 of every array, position in
-                  the data, context (resolved config, vocabulary), its own digest
+      manifest/   JSON: step, shape, dtype and digest of every array, position in the
+                  data, metrics, context (resolved config, vocabulary, random key), its
+                  own digest
 
-Orbax alone restores flipped bits without a word; here every array is compared
-with its digest, which is of the whole array and so holds for any sharding. A
-damaged step is reported and the one before it is taken. Temporary and foreign
-folders are neither read nor deleted.
+Orbax alone restores flipped bits without a word; here every array is compared with its
+digest (`digests`), which holds under any sharding: a run goes on with another number of
+devices or hosts. A damaged step is reported and the one before it is taken. Temporary
+and foreign folders are neither read nor deleted.
 """
 
-import hashlib
-import json
 import logging
-import pathlib
-import re
-import shutil
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
-from orbax.checkpoint import v1 as ocp
+import jax.numpy as jnp
+from etils import epath
+
+from cm3leon_jax.train import hosts, unit
+from cm3leon_jax.train.unit import DamagedError
 
 _LOGGER = logging.getLogger(__name__)
-_STEP_FOLDER = re.compile(r"\d{8,}")
-_FORMAT = 1
-# What Orbax, TensorStore and JSON raise over damaged or missing files.
-_DAMAGE = (ValueError, OSError, KeyError, TypeError, RuntimeError)
+ON_ERROR = ("stop", "continue")
 
 
 class Checkpoint(NamedTuple):
@@ -38,15 +35,21 @@ class Checkpoint(NamedTuple):
 
     Attributes:
       step: steps done.
-      state: pytree like the one asked for, or name -> np.ndarray from `read`.
+      state: pytree like the one asked for, or name -> array from `read`.
       data: the position in the data, as `get_state()` of the iterator gave it.
       context: what the run wrote beside it: resolved config, vocabulary.
+      metrics: numbers of an evaluation of this very state, if there was one.
     """
 
     step: int
     state: Any
     data: Any
     context: dict[str, Any]
+    metrics: Mapping[str, float]
+
+
+class SaveError(OSError):
+    """A checkpoint that could not be written; those before it are as they were."""
 
 
 class Checkpointer:
@@ -58,62 +61,95 @@ class Checkpointer:
         *,
         keep_last: int = 2,
         keep_every: int = 0,
+        best_metric: str = "",
+        is_highest_best: bool = False,
+        on_error: str = "stop",
         context: Mapping[str, Any] | None = None,
     ):
         """Reads nothing yet.
 
         Args:
-          folder: where the step folders lie; made when first needed.
+          folder: where the step folders lie, a path or a bucket; made when first
+            needed.
           keep_last: newest steps kept, at least 1.
           keep_every: steps that are multiples of it are kept for good; 0 for none.
+          best_metric: the step that is best by this of its metrics is kept too; "" for
+            none.
+          is_highest_best: whether the highest is the best, not the lowest.
+          on_error: what a save that fails does, "stop" the run or "continue" without
+            that step, counting it. Several hosts always stop: the others would wait.
           context: JSON values written into every checkpoint.
         """
         if keep_last < 1:
             raise ValueError(f"{keep_last=} must be at least 1")
-        self._folder = pathlib.Path(folder).absolute()
+        if on_error not in ON_ERROR:
+            raise ValueError(f"{on_error=} must be one of {ON_ERROR}")
+        self._folder = _absolute(folder)
         self._keep_last = keep_last
         self._keep_every = keep_every
+        self._best_metric = best_metric
+        self._sign = -1.0 if is_highest_best else 1.0
+        self._on_error = on_error
         self._context = dict(context or {})
-        self._known: set[int] = set()  # steps that this run wrote or restored
-        self._saving = None
+        self._known: dict[int, Mapping[str, float]] = {}  # written or restored here
+        self._saving: tuple[int, Any] | None = None
+        self.num_failed = 0  # saves that failed and were gone on from
+        self.stall_seconds = 0.0  # that the caller of `save` and `wait` waited, in all
 
-    def save(self, step: int, state: Any, data: Any = None) -> None:
+    def save(
+        self,
+        step: int,
+        state: Any,
+        data: Any = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
         """Starts to write a checkpoint; the state may be donated when it returns.
 
         Args:
           step: steps done.
           state: pytree of arrays.
           data: JSON values, the position in the data after this step.
+          metrics: finite numbers of this state, for `best_metric`.
+
+        Raises:
+          SaveError: if this or the last save failed, unless `on_error` is "continue".
         """
         self.wait()
-        path = self._folder / f"{step:08d}"
-        if path.exists():
-            shutil.rmtree(path)  # damaged, or this run would have resumed behind it
+        start = time.perf_counter()
+        path = unit.folder(self._folder, step)
+        self._remove(step)  # damaged, or this run would have resumed behind it
         arrays = flatten(state)
-        manifest = {
-            "format": _FORMAT,
+        about = {
             "step": step,
-            "arrays": {name: _describe(array) for name, array in arrays.items()},
             "data": data,
+            "metrics": {name: float(x) for name, x in (metrics or {}).items()},
             "context": self._context,
         }
-        manifest["digest"] = _digest_json(manifest)
-        with _orbax_context():
-            unit = {"state": arrays, "manifest": manifest}
-            self._saving = ocp.save_checkpointables_async(path, unit)
-        self._known.add(step)
+        manifest = unit.make_manifest(arrays, about)
+        begin = lambda: unit.write(path, arrays, manifest)
+        response = self._attempt(step, begin)
+        if response is not None:
+            self._saving = (step, response)
+            self._known[step] = about["metrics"]
+        self.stall_seconds += time.perf_counter() - start
 
     def wait(self) -> None:
-        """Returns when the last save is on disk, then deletes what is not kept."""
+        """Returns when the last save is on disk, then deletes what is not kept.
+
+        Raises:
+          SaveError: if it failed, unless `on_error` is "continue".
+        """
         if self._saving is None:
             return
-        self._saving.result()
+        start = time.perf_counter()
+        step, response = self._saving
         self._saving = None
-        newest = sorted(self._known)[-self._keep_last :]
-        for step in sorted(self._known - set(newest)):
-            if not self._keep_every or step % self._keep_every:
-                shutil.rmtree(self._folder / f"{step:08d}", ignore_errors=True)
-                self._known.remove(step)
+        finish = lambda: response.result() or True
+        if self._attempt(step, finish):
+            for old in sorted(self._known.keys() - self._kept()):
+                self._remove(old)
+                del self._known[old]
+        self.stall_seconds += time.perf_counter() - start
 
     def close(self) -> None:
         """Does what `wait` does, whatever made the run end."""
@@ -124,62 +160,139 @@ class Checkpointer:
 
         Args:
           like: pytree of arrays or of `jax.ShapeDtypeStruct`, whose shardings the
-            restored arrays take.
+            restored arrays take, whatever those were that were saved.
 
         Raises:
           ValueError: if the checkpoint is of another model, or all are damaged.
         """
-        steps = list(_steps(self._folder))
-        for step in steps:
+        found = unit.steps(self._folder)
+        for step in found:
+            path = unit.folder(self._folder, step)
             try:
-                manifest = _read_manifest(self._folder / f"{step:08d}")
-                _refuse_other_shapes(manifest, like, self._folder)
-                arrays = _read_arrays(self._folder / f"{step:08d}", manifest)
+                manifest = unit.read_manifest(path)
+                _refuse_other_shapes(manifest, like, path)
+                arrays = unit.read_arrays(path, manifest, flatten(like))
             except DamagedError as error:
                 _LOGGER.warning("checkpoint %d is not used: %s", step, error)
                 continue
-            self._known = {step} | {s for s in steps if s < step}
-            state = unflatten(arrays, like)
-            return Checkpoint(step, state, manifest["data"], manifest["context"])
-        if steps:
+            self._known = {s: self._metrics_of(s) for s in found if s <= step}
+            return _checkpoint(step, unflatten(arrays, like), manifest)
+        if found:
             raise ValueError(
-                f"all {len(steps)} checkpoints in {self._folder} are damaged; move "
+                f"all {len(found)} checkpoints in {self._folder} are damaged; move "
                 "the folder away to start anew"
             )
         return None
 
+    def _attempt(self, step: int, action: Callable[[], Any]) -> Any:
+        """Runs a part of a save; None if it failed and the run goes on."""
+        try:
+            return action()
+        except unit.FAULTS as error:
+            self._known.pop(step, None)
+            self.num_failed += 1
+            reason = (
+                f"checkpoint {step} could not be written to {self._folder}: {error}"
+            )
+            if self._on_error == "stop" or jax.process_count() > 1:
+                raise SaveError(
+                    f"{reason}; free the disk or mend the folder, and start again"
+                ) from error
+            _LOGGER.error("%s; going on, %d saves lost", reason, self.num_failed)
+            return None
 
-class DamagedError(ValueError):
-    """A checkpoint that cannot be read or whose content is not what was written."""
+    def _kept(self) -> set[int]:
+        """The known steps that the rules keep."""
+        steps = sorted(self._known)
+        kept = set(steps[-self._keep_last :])
+        if self._keep_every:
+            kept |= {step for step in steps if step % self._keep_every == 0}
+        judged = [step for step in steps if self._best_metric in self._known[step]]
+        if judged:
+            value = lambda step: self._sign * self._known[step][self._best_metric]
+            kept.add(min(judged, key=value))
+        return kept
+
+    def _metrics_of(self, step: int) -> Mapping[str, float]:
+        if not self._best_metric:
+            return {}
+        try:
+            manifest = unit.read_manifest(unit.folder(self._folder, step))
+        except DamagedError:
+            return {}
+        return _checkpoint(step, None, manifest).metrics
+
+    def _remove(self, step: int) -> None:
+        path = unit.folder(self._folder, step)
+        if hosts.is_first() and path.exists():
+            path.rmtree(missing_ok=True)
+        hosts.wait()
 
 
-def read(folder: str, step: int | None = None) -> Checkpoint:
-    """Returns a run's checkpoint as named host arrays, for weights or conversion.
+def read(
+    folder: str,
+    step: int | None = None,
+    *,
+    prefix: str = "",
+    like: Mapping[str, Any] | None = None,
+) -> Checkpoint:
+    """Returns a run's checkpoint as named arrays, for weights or conversion.
 
     Args:
       folder: of a `Checkpointer`.
       step: the step to read; the newest that verifies by default.
+      prefix: only arrays whose names begin so; the others are not read.
+      like: name -> `jax.ShapeDtypeStruct` (or array) whose sharding the array takes;
+        the others come as np.ndarrays.
 
     Raises:
       FileNotFoundError: if there is no checkpoint.
       DamagedError: if the named step, or every step, is damaged.
     """
-    path = pathlib.Path(folder).absolute()
-    steps = list(_steps(path)) if step is None else [step]
-    if not steps or not (path / f"{steps[0]:08d}").exists():
+    path = _absolute(folder)
+    found = unit.steps(path)
+    steps = found if step is None else [step]
+    if not steps or steps[0] not in found:
         wanted = "no checkpoint" if step is None else f"no checkpoint {step}"
         raise FileNotFoundError(f"{wanted} in {folder}; run the training job first")
     damage = None
     for candidate in steps:
+        place = unit.folder(path, candidate)
         try:
-            manifest = _read_manifest(path / f"{candidate:08d}")
-            arrays = _read_arrays(path / f"{candidate:08d}", manifest)
-            context = manifest["context"]
-            return Checkpoint(candidate, arrays, manifest["data"], context)
+            manifest = unit.read_manifest(place)
+            names = [name for name in manifest["arrays"] if name.startswith(prefix)]
+            wanted = {name: (like or {}).get(name) for name in names}
+            arrays = unit.read_arrays(place, manifest, wanted)
+            return _checkpoint(candidate, arrays, manifest)
         except DamagedError as error:
             _LOGGER.warning("checkpoint %d is not used: %s", candidate, error)
             damage = error
     raise DamagedError(f"{folder}: {damage}; take an earlier checkpoint")
+
+
+def best_step(folder: str, metric: str, *, is_highest_best: bool = False) -> int:
+    """Returns the step that is best by a metric, among those that have it.
+
+    Raises:
+      FileNotFoundError: if no checkpoint has it.
+    """
+    path = _absolute(folder)
+    judged = {}
+    for step in unit.steps(path):
+        try:
+            manifest = unit.read_manifest(unit.folder(path, step))
+        except DamagedError as error:
+            _LOGGER.warning("checkpoint %d is not used: %s", step, error)
+            continue
+        metrics = _checkpoint(step, None, manifest).metrics
+        if metric in metrics:
+            judged[step] = metrics[metric]
+    if not judged:
+        raise FileNotFoundError(
+            f"no checkpoint in {folder} was evaluated by {metric!r}; make loop.save_every"
+            " a divisor of loop.eval_every"
+        )
+    return (max if is_highest_best else min)(judged, key=lambda step: judged[step])
 
 
 def flatten(state: Any) -> dict[str, Any]:
@@ -196,10 +309,13 @@ def unflatten(arrays: Mapping[str, Any], like: Any) -> Any:
 
     def place(path, leaf):
         array = arrays[name_of(path)]
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             # The template's own implementation of random numbers.
             return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
-        return jax.device_put(array, getattr(leaf, "sharding", None))
+        sharding = getattr(leaf, "sharding", None)
+        if isinstance(array, jax.Array) and array.sharding == sharding:
+            return array
+        return jax.device_put(array, sharding)
 
     return jax.tree_util.tree_map_with_path(place, like)
 
@@ -211,79 +327,25 @@ def name_of(path: tuple[Any, ...]) -> str:
 
 
 def _words(leaf: Any) -> Any:
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         if isinstance(leaf, jax.ShapeDtypeStruct):
             return jax.eval_shape(jax.random.key_data, leaf)
         return jax.random.key_data(leaf)
     return leaf
 
 
-def _describe(array: Any) -> dict[str, Any]:
-    host = np.ascontiguousarray(array)
-    digest = hashlib.sha256(host.view(np.uint8).data if host.ndim else host.tobytes())
-    return {
-        "shape": list(array.shape),
-        "dtype": str(array.dtype),
-        "sha256": digest.hexdigest(),
-    }
+def _checkpoint(step: int, state: Any, manifest: Mapping[str, Any]) -> Checkpoint:
+    metrics = manifest.get("metrics", {})  # format 1 had none
+    return Checkpoint(step, state, manifest["data"], manifest["context"], metrics)
 
 
-def _digest_json(record: dict[str, Any]) -> str:
-    text = json.dumps(record, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _orbax_context() -> ocp.Context:
-    registry = ocp.handlers.local_registry()
-    registry.add(ocp.handlers.JsonHandler, checkpointable_name="manifest")
-    context = ocp.Context()
-    context.checkpointables.registry = registry
-    return context
-
-
-def _steps(folder: pathlib.Path) -> Iterator[int]:
-    """Steps that have a folder, the newest first."""
-    found = folder.iterdir() if folder.exists() else ()
-    names = [path.name for path in found if path.is_dir()]
-    steps = [int(name) for name in names if _STEP_FOLDER.fullmatch(name)]
-    return iter(sorted(steps, reverse=True))
-
-
-def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        with _orbax_context():
-            manifest = ocp.load_checkpointables(path, {"manifest": None})["manifest"]
-        digest = manifest.pop("digest")
-    except _DAMAGE as error:
-        raise DamagedError(f"{path}: no whole manifest ({error})") from error
-    if digest != _digest_json(manifest):
-        raise DamagedError(f"{path}: the manifest's digest differs")
-    if manifest["format"] != _FORMAT:
-        raise ValueError(
-            f"{path} has format {manifest['format']}, this program reads {_FORMAT}; "
-            "update the program"
-        )
-    return manifest
-
-
-def _read_arrays(path: pathlib.Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    like = {
-        name: np.empty(entry["shape"], jax.numpy.dtype(entry["dtype"]))
-        for name, entry in manifest["arrays"].items()
-    }
-    try:
-        with _orbax_context():
-            arrays = ocp.load_checkpointables(path, {"state": like})["state"]
-    except _DAMAGE as error:
-        raise DamagedError(f"{path}: arrays cannot be read ({error})") from error
-    for name, entry in manifest["arrays"].items():
-        if _describe(arrays[name])["sha256"] != entry["sha256"]:
-            raise DamagedError(f"{path}: array {name!r} differs from its digest")
-    return arrays
+def _absolute(folder: str) -> epath.Path:
+    path = epath.Path(folder)
+    return path if "://" in str(folder) else path.absolute()
 
 
 def _refuse_other_shapes(
-    manifest: dict[str, Any], like: Any, folder: pathlib.Path
+    manifest: Mapping[str, Any], like: Any, folder: epath.Path
 ) -> None:
     shapes = lambda x: (tuple(x["shape"]), x["dtype"])
     found = {name: shapes(entry) for name, entry in manifest["arrays"].items()}

@@ -1,0 +1,186 @@
+"""One step's folder of a checkpoint: arrays and manifest, written and verified whole.
+
+    00001000/
+      state/      named arrays
+      manifest/   JSON with a digest of every array and one of itself
+
+Which steps there are, which are kept and what they mean is `checkpoint`'s.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from cm3leon_jax.train import digests, hosts
+
+FORMAT = 2
+_SHA_FORMAT = 1  # had one SHA-256 of each whole array
+_NAME = re.compile(r"\d{8,}")
+# What Orbax, TensorStore, JSON and the file system raise over damaged or missing files,
+# or over a disk that is full.
+FAULTS = (ValueError, OSError, KeyError, TypeError, RuntimeError)
+
+
+class DamagedError(ValueError):
+    """A checkpoint that cannot be read or whose content is not what was written."""
+
+
+def folder(root: epath.Path, step: int) -> epath.Path:
+    """Returns where a step lies."""
+    return root / f"{step:08d}"
+
+
+def steps(root: epath.Path) -> list[int]:
+    """Returns the steps that have a folder, the newest first, as the first host sees."""
+    found = []
+    if hosts.is_first() and root.exists():
+        names = [path.name for path in root.iterdir() if path.is_dir()]
+        found = sorted((int(n) for n in names if _NAME.fullmatch(n)), reverse=True)
+    return hosts.first(found)
+
+
+def make_manifest(
+    arrays: Mapping[str, Any], about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the manifest of named arrays.
+
+    Args:
+      arrays: by name.
+      about: further JSON values.
+
+    Raises:
+      ValueError: if `about` holds a number that is not finite.
+    """
+    found = digests.of(arrays)
+    described = {
+        name: {
+            "shape": list(array.shape),
+            "dtype": str(array.dtype),
+            "digest": found[name],
+        }
+        for name, array in arrays.items()
+    }
+    manifest = {"format": FORMAT, **about, "arrays": described}
+    return manifest | {"digest": digest_json(manifest)}
+
+
+def write(
+    path: epath.Path, arrays: Mapping[str, Any], manifest: Mapping[str, Any]
+) -> ocp.AsyncResponse[None]:
+    """Starts to write a step; the arrays may be donated when it returns."""
+    with _context():
+        unit = {"state": dict(arrays), "manifest": dict(manifest)}
+        return ocp.save_checkpointables_async(path, unit)
+
+
+def read_manifest(path: epath.Path) -> dict[str, Any]:
+    """Returns a step's manifest.
+
+    Raises:
+      DamagedError: if there is none, or it is not what was written.
+      ValueError: if a newer program wrote it.
+    """
+    manifest: dict[str, Any] = {}
+    problem = ""
+    try:
+        with _context():
+            manifest = ocp.load_checkpointables(path, {"manifest": None})["manifest"]
+        if manifest.pop("digest") != digest_json(manifest):
+            problem = f"{path}: the manifest's digest differs"
+    except FAULTS as error:
+        problem = f"{path}: no whole manifest ({error})"
+    _raise_together(problem)
+    if manifest["format"] not in (FORMAT, _SHA_FORMAT):
+        raise ValueError(
+            f"{path} has format {manifest['format']}, this program reads up to {FORMAT};"
+            " update the program"
+        )
+    return manifest
+
+
+def read_arrays(
+    path: epath.Path, manifest: Mapping[str, Any], like: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Returns arrays of a step, each verified by its digest where it now lies.
+
+    Args:
+      path: the step's folder.
+      manifest: of the step.
+      like: names wanted, with `jax.ShapeDtypeStruct`s whose shardings the arrays take;
+        np.ndarrays come where there is no sharding. None reads all, as np.ndarrays.
+
+    Raises:
+      DamagedError: if an array cannot be read or differs from its digest.
+    """
+    entries = manifest["arrays"]
+    wanted = {
+        name: _template(entries[name], (like or {}).get(name))
+        for name in like or entries
+    }
+    arrays: dict[str, Any] = {}
+    problem = ""
+    try:
+        with _context():
+            arrays = ocp.load_checkpointables(path, {"state": wanted})["state"]
+    except FAULTS as error:
+        problem = f"{path}: arrays cannot be read ({error})"
+    _raise_together(problem)
+    _verify(path, arrays, entries)
+    return arrays
+
+
+def digest_json(record: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON values, in the order of their names."""
+    text = json.dumps(record, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _template(entry: Mapping[str, Any], like: Any) -> Any:
+    shape, dtype = tuple(entry["shape"]), jax.numpy.dtype(entry["dtype"])
+    sharding = getattr(like, "sharding", None)
+    if sharding is None:
+        return np.empty(shape, dtype)
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+
+def _verify(
+    path: epath.Path, arrays: Mapping[str, Any], entries: Mapping[str, Any]
+) -> None:
+    hashed = [name for name in arrays if "digest" in entries[name]]
+    found = digests.of({name: arrays[name] for name in hashed})
+    expected = {name: entries[name].get("digest") for name in arrays}
+    for name in arrays:
+        if name not in found:  # format 1
+            found[name], expected[name] = _sha(arrays[name]), entries[name]["sha256"]
+        if found[name] != expected[name]:
+            raise DamagedError(f"{path}: array {name!r} differs from its digest")
+
+
+def _sha(array: Any) -> str:
+    host = np.ascontiguousarray(array)
+    data = host.view(np.uint8).data if host.ndim else host.tobytes()
+    return hashlib.sha256(data).hexdigest()
+
+
+def _raise_together(problem: str) -> None:
+    """Raises on every host if one has a problem, so that all take the same step."""
+    problem = hosts.any_of(problem)
+    if problem:
+        raise DamagedError(problem)
+
+
+def _context() -> ocp.Context:
+    registry = ocp.handlers.local_registry()
+    registry.add(ocp.handlers.JsonHandler, checkpointable_name="manifest")
+    context = ocp.Context()
+    context.checkpointables.registry = registry
+    # `read` may want the parameters alone.
+    context.pytree.loading.partial_load = True
+    return context
