@@ -10,13 +10,13 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "cm3leon_jax"
 FLOORS = (
-    {"vocab", "sharding", "storage"},
+    {"vocab", "devices", "sharding", "storage"},
     {"documents", "models", "scenes"},
     {"tokenizers"},
     {"embedders"},  # text goes through a tokenizer before it becomes a vector
     {"retrieval", "train", "decoding", "convert", "tasks"},
     {"data"},
-    {"evals", "reports"},
+    {"evals", "plan", "reports"},
     {"api"},
     {"serve"},
     {"jobs"},
