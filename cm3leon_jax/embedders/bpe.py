@@ -124,13 +124,12 @@ class ClipBpe:
         """Makes a tokenizer of what a file held."""
         if not isinstance(vocab, dict) or not isinstance(merges, list):
             raise ValueError(f"{path} or its vocabulary is damaged; copy it again")
-        pairs = [
-            tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair)
-            for pair in merges
-        ]
-        if any(len(pair) != 2 for pair in pairs):
-            wrong = next(pair for pair in pairs if len(pair) != 2)
-            raise ValueError(f"{path}: a merge is two pieces, got {wrong!r}")
+        pairs = []
+        for merge in merges:
+            pieces = merge.split(" ") if isinstance(merge, str) else list(merge)
+            if len(pieces) != 2:
+                raise ValueError(f"{path}: a merge is two pieces, got {merge!r}")
+            pairs.append((str(pieces[0]), str(pieces[1])))
         return cls({str(piece): int(place) for piece, place in vocab.items()}, pairs)
 
     def encode(self, text: str) -> list[int]:

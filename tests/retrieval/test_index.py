@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from cm3leon_jax.retrieval import index
+from cm3leon_jax.retrieval.index import IndexConfig
 
 
 def _brute_force(queries_NE, bank_ME, k):
@@ -29,7 +30,9 @@ def _mesh(shape):
 @pytest.mark.parametrize("k", [1, 5, 40])
 def test_search_equals_brute_force_with_ties(chunk_size, k):
     bank, queries = _integers((101, 6), 0), _integers((9, 6), 1)
-    scores, rows = index.Index(bank, chunk_size=chunk_size).search(queries, k)
+    scores, rows = index.Index(bank, IndexConfig(chunk_size=chunk_size)).search(
+        queries, k
+    )
     wanted_scores, wanted_rows = _brute_force(queries, bank, k)
     np.testing.assert_array_equal(rows, wanted_rows)
     np.testing.assert_array_equal(scores, wanted_scores)
@@ -39,10 +42,60 @@ def test_search_equals_brute_force_with_ties(chunk_size, k):
 @pytest.mark.parametrize("num_rows", [5, 101])
 def test_search_over_a_mesh_equals_one_device(shape, num_rows):
     bank, queries = _integers((num_rows, 6), 2), _integers((4, 6), 3)
-    spread = index.Index(bank, chunk_size=8, mesh=_mesh(shape)).search(queries, 12)
+    spread = index.Index(bank, IndexConfig(chunk_size=8), mesh=_mesh(shape)).search(
+        queries, 12
+    )
     alone = index.Index(bank).search(queries, 12)
     np.testing.assert_array_equal(spread[1], alone[1])
     np.testing.assert_array_equal(spread[0], alone[0])
+
+
+@pytest.mark.parametrize("order", ["random", "rising", "equal"])
+@pytest.mark.parametrize("chunk_size", [128, 2048])
+def test_search_by_segments_equals_brute_force_with_ties(order, chunk_size):
+    # 32 segments a chunk at most, and 16 that are looked at before all are sorted: a
+    # bank whose scores rise makes every chunk take the long way.
+    bank, queries = _integers((4000, 6), 8), _integers((5, 6), 9)
+    if order == "rising":
+        queries = np.abs(queries)
+        bank = np.repeat(np.arange(4000, dtype=np.float32)[:, None] // 7, 6, axis=1)
+    elif order == "equal":
+        bank[:] = bank[0]
+    for k in (1, 33):
+        config = IndexConfig(chunk_size=chunk_size)
+        scores, rows = index.Index(bank, config).search(queries, k)
+        wanted_scores, wanted_rows = _brute_force(queries, bank, k)
+        np.testing.assert_array_equal(rows, wanted_rows)
+        np.testing.assert_array_equal(scores, wanted_scores)
+
+
+def test_search_by_segments_never_finds_missing_rows():
+    bank, queries = _integers((1000, 6), 10), _integers((3, 6), 11)
+    bank[64:900] = np.nan
+    queries[2] = np.nan
+    found = index.Index(bank, IndexConfig(chunk_size=256)).search(queries, 200)[1]
+    assert not ((found >= 64) & (found < 900)).any()
+    assert (np.sum(found >= 0, axis=1) == [164, 164, 0]).all()
+
+
+@pytest.mark.parametrize(
+    "config", [IndexConfig(dtype="bfloat16"), IndexConfig(approximate_recall=0.95)]
+)
+def test_faster_ways_find_nearly_the_same(config):
+    rng = np.random.default_rng(12)
+    bank, queries = rng.normal(size=(3000, 32)), rng.normal(size=(20, 32))
+    wanted = index.Index(bank).search(queries, 16)[1]
+    found = index.Index(bank, config).search(queries, 16)[1]
+    shares = [len(set(a) & set(b)) / 16 for a, b in zip(found, wanted, strict=True)]
+    assert np.mean(shares) > 0.9
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"chunk_size": 0}, {"dtype": "int8"}, {"approximate_recall": 1.0}]
+)
+def test_index_config_refuses_values_out_of_range(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        IndexConfig(**wrong)
 
 
 def test_search_never_finds_missing_rows():
@@ -57,11 +110,11 @@ def test_search_never_finds_missing_rows():
 
 def test_search_holds_no_full_score_matrix():
     bank, queries = _integers((4096, 8), 6), _integers((16, 8), 7)
-    searched = index.Index(bank, chunk_size=64)
+    config = IndexConfig(chunk_size=128)
     jaxpr = jax.make_jaxpr(
-        lambda q: index._search(q, searched._bank_ME, k=4, chunk_size=64, mesh=None)
+        lambda q: index._search(q, bank, k=4, config=config, mesh=None)
     )(queries)
-    assert "f32[16,64]" in str(jaxpr)
+    assert "f32[16,128]" in str(jaxpr)
     assert "16,4096" not in str(jaxpr)
 
 
