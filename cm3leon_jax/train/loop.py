@@ -16,6 +16,7 @@ import numpy as np
 import tqdm
 
 from cm3leon_jax.train import checkpoint as checkpoint_lib
+from cm3leon_jax.train import hosts, watch
 from cm3leon_jax.train import metrics as metrics_lib
 
 _LOGGER = logging.getLogger(__name__)
@@ -52,12 +53,18 @@ def run(
     save_every: int = 1000,
     evaluate: Callable[[Any], Metrics] | None = None,
     eval_every: int = 0,
+    draw: Callable[[int, Any], None] | None = None,
+    draw_every: int = 0,
+    measure: Callable[[Any], Metrics] | None = None,
+    inspect: Callable[[int, Metrics], None] | None = None,
+    profile: watch.Profile | None = None,
 ) -> Any:
     """Trains until `num_steps`, from the newest checkpoint if there is one.
 
     A run that is interrupted and called again gives the same states as one that
     never was. On SIGTERM or SIGINT it finishes the step, saves and exits with
-    128 + the signal's number; a second signal during the save changes nothing.
+    128 + the signal's number; a second signal during the save changes nothing. Of
+    several hosts one that is told is enough: all stop after the same step.
 
     Args:
       state: pytree of arrays to start from. A step that donates it makes it
@@ -73,54 +80,156 @@ def run(
       evaluate: `evaluate(state) -> scalars by name`; must not change anything.
       eval_every: steps between evaluations, 0 for none; the last step is
         evaluated too.
+      draw: `draw(steps done, state)`, which shows what the model makes; must not change
+        anything.
+      draw_every: steps between drawings, 0 for none; after the last step too.
+      measure: `measure(state) -> scalars by name, on the device`, for every entry.
+      inspect: `inspect(step, metrics)` of every step, called while the next one runs;
+        may raise FloatingPointError.
+      profile: steps to record.
 
     Returns:
       The state after `num_steps`.
 
     Raises:
       FloatingPointError: if a metric is not finite; the checkpoints are from before.
+      SaveError: if a checkpoint could not be written.
     """
     start, state = _resume(state, batches, checkpointer, writer)
-    window: collections.deque[Metrics] = collections.deque()
-    before: Metrics = {}
     # On CPU devices two programs with collectives may take the threads that the
     # other one waits for, and both wait forever: one at a time there.
     is_ahead = jax.default_backend() != "cpu"
-    since = time.perf_counter()
+    stop = hosts.Shared(is_ahead=is_ahead)
+    profile = profile or watch.Profile("", 0, 0)
+    log = _Log(writer, inspect)
+    before: Metrics = {}
     with (
         _signals() as received,
+        contextlib.closing(writer),
         contextlib.closing(checkpointer),
+        profile.running(),
+        log.flushed(),
         tqdm.tqdm(total=num_steps, initial=start, unit="step", smoothing=0.1) as bar,
     ):
         for done in range(start + 1, num_steps + 1):
-            batch = next(batches)
+            with log.waiting():
+                batch = next(batches)
+            profile.before(done, before)
             if not is_ahead:
                 jax.block_until_ready(before)
             state, metrics = step(state, batch)
             if is_ahead:  # by one step, no more
                 jax.block_until_ready(before)
+            log.look(done - 1, before)  # it is done: nothing waits for the device
+            bar.set_postfix(_shown(writer.latest), refresh=False)
             before = metrics
-            window.append(metrics)
-            is_last = done == num_steps
-            if done % log_every == 0 or is_last:
-                writer.write(done, _entry(window, time.perf_counter() - since))
-                window.clear()
-                since = time.perf_counter()
-                bar.set_postfix(_shown(writer.latest), refresh=False)
-            if evaluate and eval_every and (done % eval_every == 0 or is_last):
-                jax.block_until_ready(metrics)
-                writer.write(done, evaluate(state))
-                since = time.perf_counter()
+            log.add(done, metrics)
+            profile.after(done, metrics)
+            if _is_due(log_every, done, num_steps):
+                if measure:
+                    if not is_ahead:
+                        jax.block_until_ready(metrics)
+                    before = metrics | measure(state)
+                log.write(before)
+            scores: Metrics = {}
+            if evaluate and _is_due(eval_every, done, num_steps):
+                with log.paused(before):
+                    scores = evaluate(state)
+                    writer.write(done, scores)
+            if draw and _is_due(draw_every, done, num_steps):
+                with log.paused(before):
+                    draw(done, state)
             bar.update()
-            if done % save_every == 0 or is_last or received:
-                _check(done, window, writer)
-                checkpointer.save(done, state, batches.get_state())
-            if received:
+            if not is_ahead and jax.process_count() > 1:
+                jax.block_until_ready(metrics)
+            number = stop.largest(received[0] if received else 0)
+            if _is_due(save_every, done, num_steps) or number:
+                log.check(done, metrics)
+                checkpointer.save(done, state, batches.get_state(), scores)
+            if number:
                 checkpointer.wait()
                 _LOGGER.warning("stopped after step %d, which is saved", done)
-                raise SystemExit(128 + received[0])
-    writer.flush()
+                raise SystemExit(128 + number)
+        log.look(num_steps, before)
     return state
+
+
+class _Log:
+    """The metrics of the steps since the last entry, and the time they took."""
+
+    def __init__(
+        self,
+        writer: metrics_lib.Writer,
+        inspect: Callable[[int, Metrics], None] | None,
+    ):
+        self._writer = writer
+        self._inspect = inspect
+        self._window: collections.deque[Metrics] = collections.deque()
+        self._since = time.perf_counter()
+        self._waited = 0.0  # seconds of it for batches
+        self._done = 0  # the last step that was added
+        self._looked = 0  # and the last that was inspected
+
+    def add(self, step: int, metrics: Metrics) -> None:
+        """Takes a step's metrics, on the device or not."""
+        self._done = step
+        self._window.append(metrics)
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time spent in it as waiting for data."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    @contextlib.contextmanager
+    def paused(self, pending: Metrics) -> Iterator[None]:
+        """Waits for the step, then leaves out the time that is spent in it."""
+        jax.block_until_ready(pending)
+        start = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - start
+
+    def write(self, latest: Metrics) -> None:
+        """Makes an entry of the window, and of what only the latest step has."""
+        seconds = time.perf_counter() - self._since
+        names = self._window[0]
+        entry: Metrics = {name: [m[name] for m in self._window] for name in names}
+        entry |= {name: x for name, x in latest.items() if name not in names}
+        entry["steps_per_second"] = len(self._window) / seconds
+        entry["data_share"] = self._waited / seconds
+        self._writer.write(self._done, entry)
+        self._window.clear()
+        self._since, self._waited = time.perf_counter(), 0.0
+
+    def look(self, step: int, metrics: Metrics) -> None:
+        """Inspects a step that is done and writes its entry, if there is one."""
+        if metrics and self._inspect and step > self._looked:
+            self._looked = step
+            self._inspect(step, metrics)
+        self._writer.flush()
+
+    def check(self, step: int, metrics: Metrics) -> None:
+        """Refuses to save a state whose numbers are not finite."""
+        self.look(step, metrics)
+        is_skipped = metrics.get(metrics_lib.SKIPPED, 0)
+        for name, value in jax.device_get(metrics).items():
+            if not np.isfinite(value) and not is_skipped:
+                raise FloatingPointError(f"step {step}: {name} is {value}; not saved")
+
+    @contextlib.contextmanager
+    def flushed(self) -> Iterator[None]:
+        """Writes what is left of the window if numbers end the run."""
+        try:
+            yield
+        except FloatingPointError:
+            with contextlib.suppress(FloatingPointError):
+                self._writer.flush()
+            if self._window:
+                self.write({})
+            with contextlib.suppress(FloatingPointError):
+                self._writer.flush()
+            raise
 
 
 def _resume(
@@ -139,19 +248,8 @@ def _resume(
     return restored.step, restored.state
 
 
-def _check(
-    step: int, window: collections.deque[Metrics], writer: metrics_lib.Writer
-) -> None:
-    """Refuses to save a state whose numbers are not finite."""
-    writer.flush()
-    for name, value in jax.device_get(window[-1] if window else {}).items():
-        if not np.isfinite(value):
-            raise FloatingPointError(f"step {step}: {name} is {value}; not saved")
-
-
-def _entry(window: collections.deque[Metrics], seconds: float) -> Metrics:
-    entry = {name: [metrics[name] for metrics in window] for name in window[0]}
-    return entry | {"steps_per_second": len(window) / seconds}
+def _is_due(every: int, done: int, num_steps: int) -> bool:
+    return bool(every) and (done % every == 0 or done == num_steps)
 
 
 def _shown(latest: dict[str, float]) -> dict[str, str]:

@@ -14,9 +14,10 @@ import optax
 from cm3leon_jax import vocab as vocab_lib
 from cm3leon_jax.documents.packing import Batch
 from cm3leon_jax.models import transformer
-from cm3leon_jax.train import losses
+from cm3leon_jax.train import guard, losses
 from cm3leon_jax.train.state import TrainState
 
+POSITION_BIN = 1_000  # tokens; losses are reported by thousands of positions
 _NO_TOKENS = 1.0  # divisor where a batch has no token of a kind: the sum is 0 too
 
 
@@ -62,6 +63,7 @@ def make(
         ),
         has_aux=True,
     )
+    optimizer = optax.with_extra_args_support(optimizer)
 
     def step(state: TrainState, batch: Batch):
         (total, sums), gradient = _accumulated(
@@ -69,12 +71,15 @@ def make(
         )
         weight = jnp.maximum(sums["weight"], _NO_TOKENS)
         gradient = jax.tree.map(lambda g: g / weight, gradient)
-        updates, moments = optimizer.update(gradient, state.optimizer, state.model)
-        model = optax.apply_updates(state.model, updates)
         metrics = _metrics(sums) | {
             "objective": total / weight,
             "gradient_norm": optax.tree.norm(gradient),
         }
+        updates, moments = optimizer.update(
+            gradient, state.optimizer, state.model, value=metrics["loss"]
+        )
+        model = optax.apply_updates(state.model, updates)
+        metrics |= guard.metrics(moments)
         return TrainState(state.step + 1, model, moments), metrics
 
     return step
@@ -97,10 +102,13 @@ def evaluation(
 
 
 def means(sums: dict[str, Any]) -> dict[str, float]:
-    """Returns losses (nats a token) and perplexities, over all and by modality."""
+    """Returns losses (nats a token) and perplexities: all, by modality, by position."""
     host = {name: float(value) for name, value in sums.items()}
     found = {"loss": host["nll"] / max(host["weight"], _NO_TOKENS)}
-    for kind in ("text", "image"):
+    kinds = [name.removeprefix("nll_") for name in host if name.startswith("nll_")]
+    for kind in kinds:
+        if "_at_" in f"_{kind}" and not host[f"weight_{kind}"]:
+            continue  # no row is so long
         loss = host[f"nll_{kind}"] / max(host[f"weight_{kind}"], _NO_TOKENS)
         found |= {f"loss_{kind}": loss, f"perplexity_{kind}": float(jnp.exp(loss))}
     return found
@@ -144,7 +152,22 @@ def _sums(
     for suffix, kind_BL in (("", weights_BL), ("_text", text_BL), ("_image", image_BL)):
         sums |= {f"nll{suffix}": (kind_BL * nll_BL).sum()}
         sums |= {f"weight{suffix}": kind_BL.sum()}
+        sums |= _by_position(suffix, kind_BL, nll_BL, batch.positions_BL)
     return total, sums
+
+
+def _by_position(suffix: str, weights_BL, nll_BL, positions_BL) -> dict[str, jax.Array]:
+    """Sums by thousands of the position, where rows are longer than one thousand.
+
+    Retrieved documents stand first, so the later thousands tell what they are worth.
+    """
+    num_bins = -(-positions_BL.shape[1] // POSITION_BIN)
+    sums = {}
+    for index in range(num_bins if num_bins > 1 else 0):
+        bin_BL = jnp.where(positions_BL // POSITION_BIN == index, weights_BL, 0)
+        name = f"{suffix}_at_{index}k"
+        sums |= {f"nll{name}": (bin_BL * nll_BL).sum(), f"weight{name}": bin_BL.sum()}
+    return sums
 
 
 def _accumulated(gradients_of, model, batch: Batch, num_microbatches: int):
@@ -175,9 +198,11 @@ def _metrics(sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
     share = lambda kind: (
         sums[f"nll{kind}"] / jnp.maximum(sums[f"weight{kind}"], _NO_TOKENS)
     )
+    # Sums, since a step may have no token of a thousand (`watch.Derive`).
+    by_position = {name: value for name, value in sums.items() if "_at_" in name}
     return {
         "loss": share(""),
         "loss_text": share("_text"),
         "loss_image": share("_image"),
         "tokens": sums["tokens"],
-    }
+    } | by_position

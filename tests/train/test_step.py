@@ -201,3 +201,26 @@ def test_products_in_bfloat16_train_as_in_float32():
 
 
 GOLDEN_LOSS, GOLDEN_NORM = 4.2291694, 2.0159514
+
+
+def test_losses_by_position_are_those_of_the_tokens_there(monkeypatch):
+    monkeypatch.setattr(step, "POSITION_BIN", 6)  # three bins of sixteen positions
+    rows = batch()
+    sums = jax.jit(step.evaluation(step.StepConfig(), VOCAB))(start().model, rows)
+    for kind in ("", "_text", "_image"):
+        for name in (f"nll{kind}", f"weight{kind}"):
+            parts = sum(float(sums[f"{name}_at_{index}k"]) for index in range(3))
+            np.testing.assert_allclose(parts, float(sums[name]), rtol=1e-5)
+    # Only what stands at positions 6 to 11 is left: the middle bin is the whole.
+    middle = (rows.positions_BL // 6 == 1).astype(np.float32)
+    rows = rows._replace(weights_BL=rows.weights_BL * middle)
+    alone = jax.jit(step.evaluation(step.StepConfig(), VOCAB))(start().model, rows)
+    np.testing.assert_allclose(alone["nll"], sums["nll_at_1k"], rtol=1e-5)
+    found = step.means(alone)
+    assert found["loss_at_1k"] == found["loss"] and "loss_at_0k" not in found
+
+
+def test_short_rows_have_no_losses_by_position():
+    one = jax.jit(step.make(step.StepConfig(), update(), VOCAB))
+    _, found = one(start(), batch())
+    assert not [name for name in found if "_at_" in name]
