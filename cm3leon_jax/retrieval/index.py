@@ -160,7 +160,8 @@ def _search(
         first_row = jax.lax.axis_index(axes) * len(bank_ME)
         found = _search_shard(queries_NE, bank_ME, first_row, k, config)
         # Gathered in the order of the rows, so that ties still go to the lower one.
-        return _best(*jax.lax.all_gather(found, axes, axis=1, tiled=True), k)
+        scores, rows = jax.lax.all_gather(found, axes, axis=1, tiled=True)
+        return _best(scores, rows, k)
 
     spec = jax.sharding.PartitionSpec
     return jax.shard_map(

@@ -8,7 +8,9 @@ do not depend on which others are in its batch, and hosts may share a set as the
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -61,6 +63,112 @@ class Neighbors(NamedTuple):
     by_image: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """The documents that may be neighbours, as they are searched.
+
+    Attributes:
+      ids: int32[M], in one numbering with the queries.
+      vectors: float32[M, E], document vectors; rows of nan are never found.
+      is_multimodal: bool[M], True for documents of text and picture.
+    """
+
+    ids: np.ndarray
+    vectors: np.ndarray
+    is_multimodal: np.ndarray
+
+    @classmethod
+    def of(cls, bank: Vectors) -> Pool:
+        """Makes the document vectors of a set."""
+        return cls(
+            bank.ids,
+            strategy.document_vectors(bank.text, bank.image),
+            np.isfinite(bank.text[:, 0]) & np.isfinite(bank.image[:, 0]),
+        )
+
+
+class AbstractIndex(Protocol):
+    """A bank that is searched: `index.Index`, `faiss_index.FaissIndex`."""
+
+    def search(self, queries_NE: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns float32[N, k] scores and int32[N, k] rows."""
+        ...
+
+
+class Searcher:
+    """A pool that is placed once and searched by many documents."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        config: strategy.StrategyConfig,
+        *,
+        batch_size: int = 1_024,
+        open_index: Callable[[np.ndarray], AbstractIndex] = index.Index,
+    ):
+        """Places the pool.
+
+        Args:
+          pool: The documents that may be neighbours.
+          config: The rules.
+          batch_size: Queries searched at a time; smaller sets are filled up to it.
+          open_index: From float[M, E] to what searches it.
+
+        Raises:
+          ValueError: If the pool is empty.
+        """
+        self._pool, self._config, self._batch_size = pool, config, batch_size
+        self._index = open_index(pool.vectors)
+
+    def find(self, queries: Vectors) -> Neighbors:
+        """Returns the neighbours of every query document.
+
+        Raises:
+          ValueError: If the widths differ.
+        """
+        text, image = queries.text, queries.image
+        if queries.text_dropped is not None:
+            text = queries.text_dropped
+        if queries.image_dropped is not None:
+            image = queries.image_dropped
+        whole_NE = strategy.document_vectors(queries.text, queries.image)
+        parts = []
+        for first in range(0, len(queries.ids), self._batch_size):
+            rows = slice(first, first + self._batch_size)
+            by_image, by_text = (
+                self._candidates(vectors[rows]) for vectors in (image, text)
+            )
+            ids = queries.ids[rows]
+            parts.append(
+                strategy.choose(ids, whole_NE[rows], by_image, by_text, self._config)
+            )
+        if not parts:
+            shape = (0, self._config.num_neighbors)
+            return Neighbors(
+                np.zeros(shape, np.int32),
+                np.zeros(shape, np.float32),
+                np.zeros(shape, bool),
+            )
+        return Neighbors(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+
+    def _candidates(self, queries_NE: np.ndarray) -> strategy.Candidates:
+        """Searches, and scores what was found again, each row by itself."""
+        pool = self._pool
+        padded_NE = _filled_up(queries_NE, self._batch_size)
+        # One more than asked for, because the query itself may be among them.
+        _, rows_NK = self._index.search(padded_NE, self._config.num_candidates + 1)
+        rows_NK = rows_NK[: len(queries_NE)]
+        vectors_NKE = pool.vectors[rows_NK]
+        scores_NK = np.einsum("ne,nke->nk", queries_NE, vectors_NKE, dtype=np.float64)
+        is_none_NK = rows_NK == index.NONE
+        return strategy.Candidates(
+            np.where(is_none_NK, strategy.NONE, pool.ids[rows_NK]),
+            np.where(is_none_NK, -np.inf, scores_NK),
+            vectors_NKE,
+            pool.is_multimodal[rows_NK],
+        )
+
+
 def find(
     queries: Vectors,
     bank: Vectors,
@@ -69,7 +177,7 @@ def find(
     batch_size: int = 1_024,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Neighbors:
-    """Returns the neighbours of every query document.
+    """Returns the neighbours of every query document: a `Searcher` used once.
 
     Args:
       queries: The documents that want neighbours.
@@ -81,61 +189,51 @@ def find(
     Raises:
       ValueError: If the bank is empty, or the widths differ.
     """
-    bank_vectors_ME = strategy.document_vectors(bank.text, bank.image)
-    searched = index.Index(bank_vectors_ME, mesh=mesh)
-    is_multimodal_M = np.isfinite(bank.text[:, 0]) & np.isfinite(bank.image[:, 0])
-    text = queries.text if queries.text_dropped is None else queries.text_dropped
-    image = queries.image if queries.image_dropped is None else queries.image_dropped
-    whole_NE = strategy.document_vectors(queries.text, queries.image)
-    parts = []
-    for first in range(0, len(queries.ids), batch_size):
-        rows = slice(first, first + batch_size)
-        by_image, by_text = (
-            _candidates(
-                vectors[rows],
-                searched,
-                bank.ids,
-                bank_vectors_ME,
-                is_multimodal_M,
-                num_candidates=config.num_candidates,
-                batch_size=batch_size,
-            )
-            for vectors in (image, text)
-        )
-        ids = queries.ids[rows]
-        parts.append(strategy.choose(ids, whole_NE[rows], by_image, by_text, config))
-    if not parts:
-        shape = (0, config.num_neighbors)
-        return Neighbors(
-            np.zeros(shape, np.int32),
-            np.zeros(shape, np.float32),
-            np.zeros(shape, bool),
-        )
-    return Neighbors(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-
-
-def _candidates(
-    queries_NE: np.ndarray,
-    searched: index.Index,
-    bank_ids_M: np.ndarray,
-    bank_vectors_ME: np.ndarray,
-    is_multimodal_M: np.ndarray,
-    *,
-    num_candidates: int,
-    batch_size: int,
-) -> strategy.Candidates:
-    """Searches, and scores what was found again, each row by itself."""
-    padding = ((0, batch_size - len(queries_NE)), (0, 0))
-    padded_NE = np.pad(queries_NE, padding, constant_values=np.nan)
-    # One more than asked for, because the query itself may be among them.
-    _, rows_NK = searched.search(padded_NE, num_candidates + 1)
-    rows_NK = rows_NK[: len(queries_NE)]
-    vectors_NKE = bank_vectors_ME[rows_NK]
-    scores_NK = np.einsum("ne,nke->nk", queries_NE, vectors_NKE, dtype=np.float64)
-    is_none_NK = rows_NK == index.NONE
-    return strategy.Candidates(
-        np.where(is_none_NK, strategy.NONE, bank_ids_M[rows_NK]),
-        np.where(is_none_NK, -np.inf, scores_NK),
-        vectors_NKE,
-        is_multimodal_M[rows_NK],
+    open_index = functools.partial(index.Index, mesh=mesh)
+    searcher = Searcher(
+        Pool.of(bank), config, batch_size=batch_size, open_index=open_index
     )
+    return searcher.find(queries)
+
+
+def near_duplicates(
+    documents_NE: np.ndarray,
+    others_ME: np.ndarray,
+    max_similarity: float,
+    *,
+    batch_size: int = 1_024,
+    open_index: Callable[[np.ndarray], AbstractIndex] = index.Index,
+) -> np.ndarray:
+    """Returns which documents are near-duplicates of any other: of an evaluation set.
+
+    The score is that of the strategy's near-duplicates: document vector against
+    document vector.
+
+    Args:
+      documents_NE: float[N, E], document vectors; rows of nan are like nothing.
+      others_ME: float[M, E], document vectors of the others.
+      max_similarity: What is nearer than this is a near-duplicate; 1 or more: nothing.
+      batch_size: Documents searched at a time.
+      open_index: From float[M, E] to what searches it.
+
+    Returns:
+      bool[N].
+    """
+    is_near_N = np.zeros(len(documents_NE), bool)
+    if max_similarity >= 1 or not len(others_ME):
+        return is_near_N
+    searched = open_index(others_ME)
+    for first in range(0, len(documents_NE), batch_size):
+        part_NE = documents_NE[first : first + batch_size]
+        _, rows_N1 = searched.search(_filled_up(part_NE, batch_size), 1)
+        rows_N = rows_N1[: len(part_NE), 0]
+        scores_N = np.einsum("ne,ne->n", part_NE, others_ME[rows_N], dtype=np.float64)
+        is_near = (rows_N != index.NONE) & (scores_N > max_similarity)
+        is_near_N[first : first + len(part_NE)] = is_near
+    return is_near_N
+
+
+def _filled_up(queries_NE: np.ndarray, batch_size: int) -> np.ndarray:
+    """Queries of one fixed shape; the added ones find nothing."""
+    padding = ((0, batch_size - len(queries_NE)), (0, 0))
+    return np.pad(queries_NE, padding, constant_values=np.nan)

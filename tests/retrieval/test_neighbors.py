@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import numpy as np
+import pytest
 
 from cm3leon_jax.retrieval import neighbors, strategy
 
@@ -94,3 +95,20 @@ def test_find_searches_with_the_dropped_query_but_compares_the_whole():
 def test_find_of_nothing_is_empty():
     nothing = neighbors.find(_vectors(0, 9), _vectors(5, 10), CONFIG)
     assert nothing.ids.shape == (0, 4)
+
+
+@pytest.mark.parametrize("batch_size", [16, 1_024])
+def test_near_duplicates_are_those_of_a_full_comparison(batch_size):
+    rng = np.random.default_rng(11)
+    others = rng.normal(size=(40, 8)).astype(np.float32)
+    others /= np.linalg.norm(others, axis=1, keepdims=True)
+    documents = np.concatenate([others[:5], rng.normal(size=(60, 8))])
+    documents /= np.linalg.norm(documents, axis=1, keepdims=True)
+    documents = documents.astype(np.float32)
+    documents[7], others[9] = np.nan, np.nan
+    wanted = np.nanmax(np.nan_to_num(documents @ others.T, nan=-1.0), axis=1) > 0.8
+    found = neighbors.near_duplicates(documents, others, 0.8, batch_size=batch_size)
+    np.testing.assert_array_equal(found, wanted)
+    assert found[:5].all() and not found[7] and 5 < found.sum() < 60
+    assert not neighbors.near_duplicates(documents, others, 1.0).any()
+    assert not neighbors.near_duplicates(documents, others[:0], 0.8).any()
