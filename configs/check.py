@@ -20,9 +20,10 @@ def get_config(arg=None):
     config = ml_collections.ConfigDict()
     config.job = "check"
     config.pictures = dict(
-        folder="",  # an imagefolder, or pictures with a .txt beside each
+        folder="",  # of any format that `source.reader` names
         image_size=64 if small else 256,  # pixels a side
     )
+    config.source = common.source()
     config.splits = common.splits(small)
     # Fewest usable pictures a split: the evaluation's hundred captions need a hundred.
     config.minimum = dict(train=100, test=100)

@@ -59,3 +59,17 @@ def splits(is_small: bool) -> dict[str, int]:
     if is_small:
         return {"num_validation": 50, "num_test": 300}
     return {"num_validation": 2_000, "num_test": 5_000}
+
+
+def source() -> dict[str, Any]:
+    """How a folder of people's pictures is read, and what of it is taken."""
+    return {
+        # auto: by what lies there. Or tfds, imagefolder, coco, tar, parquet, jsonl,
+        # folder (a .txt beside each picture).
+        "reader": "auto",
+        "licences": (),  # the only ones taken, "" for unknown; none given: all
+        "source": "",  # name for rows without a column `source`
+        "keep_uncaptioned": False,  # pictures without text as documents of their own
+        "text_column": "",  # empty: text, caption, TEXT or prompt
+        "image_column": "",  # of parquet and TFDS; empty: the only one there is
+    }

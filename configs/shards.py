@@ -21,11 +21,15 @@ def get_config(arg=None):
     small = arg["quick"] or arg["debug"] or arg["full"]
     config = ml_collections.ConfigDict()
     config.job = "shards"
-    config.pictures = dict(folder="")  # an imagefolder, or one a split
+    config.pictures = dict(folder="")  # of any format below, or one a split
+    config.source = common.source()  # how the folder is read, what of it is taken
     config.splits = common.splits(small)  # where the folder has no split folders
     config.tokenizer = ""  # what the jobs `tokenizer`, `vqgan` and `clip` wrote
     config.image_tokenizer = ""
     config.embedder = ""  # empty: no vectors, and no retrieval
+    # CLIP vectors that are there already, as clip-retrieval stores them (.npy); with
+    # an embedder too, it makes those that are missing, and the queries'.
+    config.vectors = ""
     # Sizes of text and codebook are those of the tokenizers.
     config.vocab = dict(
         control_size=64 if small else 1_024, num_sentinels=32 if small else 512

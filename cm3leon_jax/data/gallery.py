@@ -15,7 +15,7 @@ import tqdm
 
 from cm3leon_jax.data import pictures, splits
 from cm3leon_jax.data.refusals import Refusals, RefusedError
-from cm3leon_jax.data.sources import folder as source
+from cm3leon_jax.data.sources.row import Row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,11 +23,12 @@ class Gallery:
     """Pictures with their rows.
 
     Attributes:
-      rows: N rows of the folder, in its order.
+      rows: N rows of the folder, in its order; of documents with several pictures
+        the first is shown.
       pictures: uint8[N, Y, X, 3].
     """
 
-    rows: list[source.Row]
+    rows: list[Row]
     pictures: np.ndarray
 
 
@@ -66,8 +67,8 @@ def read(
     return Gallery(taken, np.stack(decoded))
 
 
-def _load(row: source.Row, config: pictures.PictureConfig) -> np.ndarray | RefusedError:
+def _load(row: Row, config: pictures.PictureConfig) -> np.ndarray | RefusedError:
     try:
-        return pictures.load(row.path, config)
+        return pictures.load(row.picture, config)
     except RefusedError as error:
         return error

@@ -17,15 +17,19 @@ Pillow decodes; nothing else ever sees the file's bytes.
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
+import pathlib
 import struct
 import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cm3leon_jax.data.refusals import Reason, RefusedError
+from cm3leon_jax.data.sources import blob
+from cm3leon_jax.data.sources.blob import AbstractBlob
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -68,7 +72,10 @@ class PictureConfig:
     max_aspect: float = 8.0
 
 
-def load(path: str | os.PathLike[str], config: PictureConfig) -> np.ndarray:
+Place = str | os.PathLike[str] | AbstractBlob  # a file, or a piece of a larger one
+
+
+def load(place: Place, config: PictureConfig) -> np.ndarray:
     """Reads one picture by the module's rule.
 
     Returns:
@@ -78,27 +85,31 @@ def load(path: str | os.PathLike[str], config: PictureConfig) -> np.ndarray:
       RefusedError: If the file is missing or refused.
     """
     try:
-        size = os.path.getsize(path)
-    except FileNotFoundError as error:
-        raise RefusedError(Reason.MISSING, f"no file {path}") from error
-    if size > config.max_bytes:
-        raise RefusedError(
-            Reason.TOO_MANY_BYTES, f"{size} bytes, at most {config.max_bytes}"
-        )
-    try:
         with warnings.catch_warnings():
             # Pillow only warns of what rule 1 refuses, and of harmless metadata.
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as picture:
+            with _open(place, config.max_bytes) as picture:
                 _check_size(picture, config)
                 return _pixels(picture, config.image_size)
     except RefusedError:
         raise
+    except UnidentifiedImageError as error:
+        known = ", ".join(FORMATS)
+        raise RefusedError(
+            Reason.UNREADABLE, f"no picture of a known format ({known})"
+        ) from error
     except _DECODER_ERRORS as error:
         first = (str(error) or type(error).__name__).splitlines()[0]
         raise RefusedError(
             Reason.UNREADABLE, f"{first[:120]}; replace or delete it"
         ) from error
+
+
+def _open(place: Place, max_bytes: int) -> Image.Image:
+    """Reads the bytes and the header; the pixels are not decoded yet."""
+    if isinstance(place, str | os.PathLike):
+        place = blob.File(pathlib.Path(place))
+    return Image.open(io.BytesIO(place.read(max_bytes)), formats=FORMATS)
 
 
 def crop_boxes(boxes: Sequence[Sequence[float]], width: int, height: int) -> np.ndarray:
@@ -130,7 +141,7 @@ def crop_boxes(boxes: Sequence[Sequence[float]], width: int, height: int) -> np.
     return np.clip((boxes_M4 - shift) / side, 0.0, 1.0)
 
 
-def shown_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+def shown_size(place: Place, config: PictureConfig) -> tuple[int, int]:
     """Width and height of a picture as it is shown, from its header.
 
     Raises:
@@ -139,9 +150,12 @@ def shown_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as picture:
+            with _open(place, config.max_bytes) as picture:
                 turned = picture.getexif().get(_ORIENTATION, 1) >= 5
-                return picture.size[::-1] if turned else picture.size
+                width, height = picture.size
+                return (height, width) if turned else (width, height)
+    except RefusedError:
+        raise
     except _DECODER_ERRORS as error:
         raise RefusedError(Reason.UNREADABLE, "no readable header") from error
 

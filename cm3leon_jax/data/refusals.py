@@ -22,11 +22,17 @@ class Reason(enum.StrEnum):
     TOO_ELONGATED = "too-elongated"
     MODE = "mode"  # a pixel format without a rule
     MISSING = "missing"
-    OUTSIDE = "outside-folder"
+    OUTSIDE = "outside-folder"  # a path that leaves its folder or archive
+    NOT_A_FILE = "not-a-file"  # a link, a device, a sparse file
+    DUPLICATE = "duplicate"  # a name that was there before
+    REMOTE = "remote"  # a URL: pictures are read from disk alone, nothing is fetched
+    NO_PICTURE = "no-picture"  # text alone, where a picture is needed
+    LICENCE = "licence"  # not on the allow-list
     EMPTY_CAPTION = "empty-caption"
     LONG_CAPTION = "long-caption"
     NOT_UTF8 = "not-utf8"
     MALFORMED = "malformed"  # a row that is no JSON object, a column of another type
+    CONTROL_ID = "control-id"  # a text tokenizer that parses control tokens
     TOO_LONG = "too-long"  # a document that no training row holds
 
 

@@ -4,53 +4,40 @@ Every picture of a chunk of rows is read once (by threads), encoded once, howeve
 examples show it, and embedded once; then each task's examples become documents. All
 randomness comes from the seed and a row's id, so that any number of machines writes the
 same shards.
+
+A pair of text and picture is what tasks are made of. Any other document (interleaved,
+text or pictures alone) goes into `PAIRS` as it is, its vectors those of all its text
+and the mean of its pictures.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import pathlib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent import futures
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from cm3leon_jax.data import pictures
+from cm3leon_jax.data import loading, vectors
+from cm3leon_jax.data.loading import Loaded
 from cm3leon_jax.data.pictures import PictureConfig
 from cm3leon_jax.data.record import Record
 from cm3leon_jax.data.refusals import Reason, Refusals, RefusedError
-from cm3leon_jax.data.sources import folder
+from cm3leon_jax.data.sources.row import Row
+from cm3leon_jax.data.vectors import AbstractEmbedder, AbstractVectors
 from cm3leon_jax.documents import document as documents
 from cm3leon_jax.documents import example as examples
 from cm3leon_jax.documents.example import Example
 from cm3leon_jax.tasks import caption, edit, layout, pair, segmentation, vqa
-from cm3leon_jax.tasks.row import Box, TaskRow
+from cm3leon_jax.tasks.row import TaskRow
 from cm3leon_jax.vocab import Vocab
 
 PAIRS = "pairs"  # the set that pretraining sees; the others bear their task's name
 TASKS: dict[str, Callable[..., list[Example]]] = {
     task.NAME: task.examples for task in (caption, vqa, edit, layout, segmentation)
 }
-_OTHER_PICTURES = ("edit", "segmentation")  # columns that name a further picture
-
-
-class AbstractEmbedder(Protocol):
-    """Texts and pictures to unit vectors (`embedders.clip.ClipEmbedder`)."""
-
-    def embed_text(
-        self, texts: Sequence[str], *, drop_prob: float = 0.0, seed: int = 0
-    ) -> np.ndarray:
-        """Returns float32[N, E]."""
-        ...
-
-    def embed_pictures(
-        self, pictures: np.ndarray, *, drop_prob: float = 0.0, seed: int = 0
-    ) -> np.ndarray:
-        """Returns float32[N, E]."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +49,14 @@ class Tools:
       encode_text: A string to text ids.
       encode_pictures: uint8[N, Y, X, 3] to codes int32[N, P].
       embedder: For the vectors of pairs; None leaves them out.
+      given: Vectors that are there already; rows without one are embedded.
     """
 
     vocab: Vocab
     encode_text: Callable[[str], list[int]]
     encode_pictures: Callable[[np.ndarray], np.ndarray]
     embedder: AbstractEmbedder | None
+    given: AbstractVectors | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,35 +85,23 @@ class TokeniseConfig:
 
 
 def load(
-    rows: Sequence[folder.Row],
+    rows: Sequence[Row],
     config: PictureConfig,
     refusals: Refusals,
     *,
     num_threads: int = 4,
-) -> list[TaskRow]:
-    """Reads the rows' pictures; a row with a bad one is refused as a whole."""
-
-    def attempt(row: folder.Row) -> TaskRow | RefusedError:
-        try:
-            return _load_row(row, config)
-        except RefusedError as error:
-            return error
-
-    loaded = []
-    with futures.ThreadPoolExecutor(num_threads) as pool:
-        for row, found in zip(rows, pool.map(attempt, rows), strict=True):
-            if isinstance(found, RefusedError):
-                refusals.refuse(str(row.path), found)
-            else:
-                refusals.accepted += 1
-                loaded.append(found)
-    return loaded
+) -> list[Loaded]:
+    """Reads the rows' pictures, and refuses rows that no task could read."""
+    return loading.load(
+        rows, config, refusals, num_threads=num_threads, check=_check_columns
+    )
 
 
 def records(
-    rows: Sequence[TaskRow],
+    rows: Sequence[Loaded],
     tools: Tools,
     config: TokeniseConfig,
+    refusals: Refusals,
     *,
     with_tasks: bool,
     with_query: bool,
@@ -135,34 +112,96 @@ def records(
       rows: The chunk.
       tools: Tokenizers, and the embedder.
       config: What is made.
+      refusals: Where rows are counted whose text cannot be tokenised.
       with_tasks: Whether the tasks' sets are made as well as `PAIRS`.
       with_query: Whether pairs get the vectors with a share dropped.
 
     Returns:
       For each set its records, in the order of the rows.
     """
-    made: dict[str, list[Example]] = {PAIRS: []}
     tasks = config.tasks if with_tasks else {}
-    made.update({name: [] for name in tasks})
+    texts = _Texts(tools)
+    made: dict[str, list[Example]] = {name: [] for name in (PAIRS, *tasks)}
+    kept = []
     for row in rows:
-        rng = np.random.default_rng((config.seed, zlib.crc32(row.id.encode())))
-        made[PAIRS] += pair.examples(row, rng, long_share=config.pair_long_share)
-        for name, options in tasks.items():
-            made[name] += TASKS[name](row, rng, **options)
+        own = _examples(row, config, tasks)
+        try:
+            texts.encode([one for some in own.values() for one in some])
+        except RefusedError as error:
+            refusals.accepted -= 1  # `load` took it
+            refusals.refuse(str(row.row.path), error)
+            continue
+        kept.append(row)
+        for name, some in own.items():
+            made[name] += some
     codes = _Codes([one for some in made.values() for one in some], tools)
     found = {
-        name: [_record(one, codes, tools) for one in some]
+        name: [_record(one, codes, texts, tools.vocab) for one in some]
         for name, some in made.items()
     }
-    if tools.embedder is not None and rows:
-        vectors = _vectors(rows, tools.embedder, config, with_query)
-        found[PAIRS] = [
-            dataclasses.replace(
-                record, **{name: array[index] for name, array in vectors.items()}
-            )
-            for index, record in enumerate(found[PAIRS])
-        ]
+    drop = {"drop_prob": config.query_drop_prob, "seed": config.seed}
+    found_vectors = vectors.find(
+        kept, tools.embedder, tools.given, query_drop=drop if with_query else None
+    )
+    found[PAIRS] = [
+        dataclasses.replace(record, **fields)
+        for record, fields in zip(found[PAIRS], found_vectors, strict=True)
+    ]
     return found
+
+
+def _examples(
+    row: Loaded, config: TokeniseConfig, tasks: Mapping[str, Mapping[str, Any]]
+) -> dict[str, list[Example]]:
+    """The examples of a row by set; of `PAIRS` exactly one."""
+    if row.task is None:
+        whole = Example(
+            id=row.id,
+            parts=row.parts,
+            task="document",
+            source=row.row.source,
+            licence=row.row.licence,
+            url=row.row.url,
+        )
+        return {PAIRS: [whole]}
+    rng = np.random.default_rng((config.seed, zlib.crc32(row.id.encode())))
+    made = {PAIRS: pair.examples(row.task, rng, long_share=config.pair_long_share)}
+    for name, options in tasks.items():
+        made[name] = TASKS[name](row.task, rng, **options)
+    return made
+
+
+class _Texts:
+    """Ids of texts, every one checked: text never becomes a control id."""
+
+    def __init__(self, tools: Tools):
+        self._encode, self._vocab = tools.encode_text, tools.vocab
+        self._ids: dict[str, list[int]] = {}
+
+    def __call__(self, text: str) -> list[int]:
+        return self._ids[text]
+
+    def encode(self, made: Sequence[Example]) -> None:
+        """Encodes the texts of some examples.
+
+        Raises:
+          RefusedError: If a tokenizer parses what should be plain text.
+        """
+        for one in made:
+            for part in one.parts:
+                text = part.text if isinstance(part, examples.Target) else part
+                if isinstance(text, str) and text not in self._ids:
+                    self._ids[text] = self._checked(text)
+
+    def _checked(self, text: str) -> list[int]:
+        ids = self._encode(text)
+        if ids and not self._vocab.UNK < min(ids) <= max(ids) < self._vocab.text_size:
+            raise RefusedError(
+                Reason.CONTROL_ID,
+                "the text tokenizer made control ids of plain text; use one that"
+                " escapes them",
+            )
+        return ids
 
 
 class _Codes:
@@ -180,19 +219,19 @@ class _Codes:
         return [self._codes[self._index[id(one)]] for one in made.pictures]
 
     def content_hash(self, made: Example) -> str:
+        """Of the pictures; of text alone that of the text."""
         hashes = [self._hashes[self._index[id(one)]] for one in made.pictures]
         if len(hashes) == 1:
             return hashes[0]
-        return hashlib.sha256("".join(hashes).encode()).hexdigest()
+        texts = [] if hashes else [part for part in made.parts if type(part) is str]
+        return hashlib.sha256("".join(hashes + texts).encode()).hexdigest()
 
 
-def _record(made: Example, codes: _Codes, tools: Tools) -> Record:
-    document = examples.tokenize(
-        made, tools.encode_text, codes.codes(made), tools.vocab
-    )
+def _record(made: Example, codes: _Codes, texts: _Texts, vocab: Vocab) -> Record:
+    document = examples.tokenize(made, texts, codes.codes(made), vocab)
     return Record(
         id=made.id,
-        tokens=documents.to_ids(document, tools.vocab).astype(np.uint16),
+        tokens=documents.to_ids(document, vocab).astype(np.uint16),
         modality=np.array([part.modality for part in document.segments], np.uint8),
         target=document.target,
         task=made.task,
@@ -200,68 +239,6 @@ def _record(made: Example, codes: _Codes, tools: Tools) -> Record:
         licence=made.licence,
         url=made.url,
         content_hash=codes.content_hash(made),
-    )
-
-
-def _vectors(
-    rows: Sequence[TaskRow],
-    embedder: AbstractEmbedder,
-    config: TokeniseConfig,
-    with_query: bool,
-) -> dict[str, np.ndarray]:
-    """float16[N, E] by the record's field."""
-    texts = [row.text for row in rows]
-    pixels = np.stack([row.picture for row in rows])
-    found = {
-        "text_vector": embedder.embed_text(texts),
-        "image_vector": embedder.embed_pictures(pixels),
-    }
-    if with_query:
-        drop = {"drop_prob": config.query_drop_prob, "seed": config.seed}
-        found["query_text_vector"] = embedder.embed_text(texts, **drop)
-        found["query_image_vector"] = embedder.embed_pictures(pixels, **drop)
-    return {name: array.astype(np.float16) for name, array in found.items()}
-
-
-def _load_row(row: folder.Row, config: PictureConfig) -> TaskRow:
-    root = row.root.resolve()
-    others = {}
-    for name in _OTHER_PICTURES:
-        column = row.columns.get(name)
-        if isinstance(column, dict) and isinstance(column.get("file_name"), str):
-            path = folder.check_inside(root, column["file_name"])
-            others[name] = pictures.load(path, config)
-    loaded = TaskRow(
-        id=row.id,
-        picture=pictures.load(row.path, config),
-        text=row.text,
-        columns=row.columns,
-        others=others,
-        boxes=_boxes(row.path, row.columns.get("boxes")),
-        source=row.column("source"),
-        licence=row.column("licence"),
-        url=row.column("url"),
-    )
-    _check_columns(loaded)
-    return loaded
-
-
-def _boxes(path: pathlib.Path, column: Any) -> tuple[Box, ...]:
-    """The boxes that lie within what is left of the picture, as shares of it."""
-    if not column:
-        return ()
-    try:
-        names = [str(item["name"]) for item in column]
-        corners = [item["box"] for item in column]
-        shares = pictures.crop_boxes(corners, *pictures.shown_size(path))
-    except (TypeError, KeyError, ValueError) as error:
-        if isinstance(error, RefusedError):
-            raise
-        raise RefusedError(Reason.MALFORMED, f"column 'boxes': {error}") from error
-    return tuple(
-        Box(name, tuple(box))
-        for name, box in zip(names, shares.tolist(), strict=True)
-        if box[0] < box[2] and box[1] < box[3]
     )
 
 

@@ -7,7 +7,9 @@ its file, the reason and the remedy; too few usable pictures end the job. Writes
 
 from __future__ import annotations
 
+import itertools
 import pathlib
+from collections.abc import Iterator
 from concurrent import futures
 
 import ml_collections
@@ -16,10 +18,12 @@ from tqdm import tqdm
 from cm3leon_jax import storage
 from cm3leon_jax.data import pictures, splits
 from cm3leon_jax.data.refusals import Refusals, RefusedError
-from cm3leon_jax.data.sources import folder as source
+from cm3leon_jax.data.sources import inputs
+from cm3leon_jax.data.sources.row import Row, SourceConfig
 from cm3leon_jax.jobs import folder
 
 _MAX_PRINTED = 20
+_CHUNK = 1_024  # rows that the threads have at a time
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -32,13 +36,16 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     if not folder.start(config, workdir):
         return
     root = pathlib.Path(config.pictures.folder)
+    source = SourceConfig(**config.source)
     split_config = splits.SplitConfig(**config.splits)
     picture_config = pictures.PictureConfig(image_size=config.pictures.image_size)
+    found = splits.find(root, source)
+    print(f"{root}: {inputs.describe(found)}")
     refusals, counts = Refusals(), {}
-    for name in splits.names(root):
-        # Without folders of their own, every split reads all rows: count once.
-        counted = refusals if splits.has_folders(root) or not counts else Refusals()
-        rows = list(splits.read(root, name, split_config, counted))
+    for name in splits.names(root, source):
+        # Without splits of their own, every split reads all rows: count once.
+        counted = refusals if found[0].split or not counts else Refusals()
+        rows = splits.read(root, name, split_config, counted, source)
         counts[name] = _decode(rows, name, picture_config, refusals)
     storage.write_json(pathlib.Path(workdir) / "refusals.json", refusals.to_json())
     print(refusals)
@@ -56,28 +63,33 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 
 def _decode(
-    rows: list[source.Row],
+    rows: Iterator[Row],
     name: str,
     config: pictures.PictureConfig,
     refusals: Refusals,
 ) -> int:
-    """Decodes the pictures of a split; returns how many are usable."""
+    """Decodes the pictures of a split; returns how many rows are usable."""
     usable = 0
-    with futures.ThreadPoolExecutor() as pool:
-        results = pool.map(lambda row: _error(row, config), rows)
-        bar = tqdm(results, f"check {name}", total=len(rows), unit="picture")
-        for row, error in zip(rows, bar, strict=True):
-            if error is None:
-                refusals.accepted += 1
-                usable += 1
-            else:
-                refusals.refuse(str(row.path), error)
+    with (
+        futures.ThreadPoolExecutor() as pool,
+        tqdm(desc=f"check {name}", unit="row") as bar,
+    ):
+        while chunk := list(itertools.islice(rows, _CHUNK)):
+            errors = pool.map(lambda row: _error(row, config), chunk)
+            for row, error in zip(chunk, errors, strict=True):
+                if error is None:
+                    refusals.accepted += 1
+                    usable += 1
+                else:
+                    refusals.refuse(str(row.path), error)
+            bar.update(len(chunk))
     return usable
 
 
-def _error(row: source.Row, config: pictures.PictureConfig) -> RefusedError | None:
+def _error(row: Row, config: pictures.PictureConfig) -> RefusedError | None:
     try:
-        pictures.load(row.path, config)
+        for picture in row.pictures:
+            pictures.load(picture, config)
     except RefusedError as error:
         return error
     return None

@@ -21,7 +21,7 @@ from cm3leon_jax import storage
 
 _LOGGER = logging.getLogger(__name__)
 _CONFIG = "config.json"
-_DONE = "done.json"
+DONE = "done.json"
 ERROR_LOG = "error.log"
 STAGES = "stages.json"
 COMPILE_CACHE = "compile_cache"
@@ -53,7 +53,7 @@ def start(config: ml_collections.ConfigDict, workdir: str) -> bool:
             )
     else:
         storage.write_json(folder / _CONFIG, resolved)
-    if (folder / _DONE).exists():
+    if (folder / DONE).exists():
         _LOGGER.info("%s is complete; nothing to do", workdir)
         return False
     return True
@@ -61,12 +61,12 @@ def start(config: ml_collections.ConfigDict, workdir: str) -> bool:
 
 def finish(workdir: str, summary: dict[str, Any]) -> None:
     """Marks a job as complete, with the numbers that it wants remembered."""
-    storage.write_json(pathlib.Path(workdir) / _DONE, summary)
+    storage.write_json(pathlib.Path(workdir) / DONE, summary)
 
 
 def summary(workdir: str) -> dict[str, Any] | None:
     """What `finish` was given, or None if the job is not complete."""
-    path = pathlib.Path(workdir) / _DONE
+    path = pathlib.Path(workdir) / DONE
     return storage.read_json(path) if path.exists() else None
 
 

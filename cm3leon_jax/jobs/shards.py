@@ -2,6 +2,8 @@
 
     pairs/                    a set: documents as pretraining sees them, with vectors
     caption/ vqa/ edit/ ...   a set a task
+    pairs/card.md card.json   what a set is made of: the data card
+    progress/input-00002.json an input (a file of the folder), listed
     progress/train-00003.json a finished shard: counts and refusals
     vocab.json                the joint vocabulary
     refusals.json             what was not taken, and why
@@ -9,28 +11,43 @@
 The rows of every split are cut into shards of `rows_per_shard`; each shard of all sets
 is written before its mark in `progress/`, and an interrupted job goes on after the last
 mark.
+
+On a pod every host runs the same command on a folder that all of them see: each lists a
+share of the inputs and writes a share of the shards, its chips encoding; the first
+describes the sets when all marks are there. Hosts speak through the marks alone, so any
+number of them writes the same bytes, and another number may go on.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
 from typing import Any
 
 import ml_collections
 from tqdm import tqdm
 
 from cm3leon_jax import storage
-from cm3leon_jax.data import pictures, shards, splits, tokenise
+from cm3leon_jax.data import listing, pictures, shards, splits, tokenise
+from cm3leon_jax.data.card import Card
+from cm3leon_jax.data.listing import Listing, Shard, Table
+from cm3leon_jax.data.loading import Loaded
 from cm3leon_jax.data.refusals import Refusals
 from cm3leon_jax.data.shards import SetInfo
-from cm3leon_jax.data.sources import folder as source
+from cm3leon_jax.data.sources import given, inputs
+from cm3leon_jax.data.sources.inputs import Input
+from cm3leon_jax.data.sources.row import Row, SourceConfig
 from cm3leon_jax.data.tokenise import TokeniseConfig, Tools
 from cm3leon_jax.jobs import folder
+from cm3leon_jax.reports import card as card_page
 from cm3leon_jax.vocab import Vocab
 
 _MAX_PRINTED = 20
+_POLL_SECONDS = 1.0  # between looks for the marks of other hosts
+_SAY_SECONDS = 60.0  # between lines about what is waited for
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -38,23 +55,36 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     if not folder.start(config, workdir):
         return
     tools, info, image_size = load_tools(config)
-    storage.write_json(pathlib.Path(workdir) / "vocab.json", info.vocab.to_json())
+    # Imported here: `load_tools` is what loads JAX.
+    import jax
+
     job = Job(
         root=pathlib.Path(workdir),
         pictures=pathlib.Path(config.pictures.folder),
         tools=tools,
         info=info,
         splits=splits.SplitConfig(**config.splits),
+        source=SourceConfig(**config.source),
         picture_config=pictures.PictureConfig(image_size=image_size),
         tokenise=TokeniseConfig(**config.tokenise.to_dict()),
         rows_per_shard=config.rows_per_shard,
         num_threads=config.num_threads,
+        host=jax.process_index(),
+        num_hosts=jax.process_count(),
     )
-    folder.finish(workdir, write(job))
+    summary = write(job)
+    if summary is not None:
+        folder.finish(workdir, summary)
+    else:
+        _wait([job.root / folder.DONE])
 
 
 def load_tools(config: ml_collections.ConfigDict) -> tuple[Tools, SetInfo, int]:
-    """Reads the trained parts; the vocabulary follows from them."""
+    """Reads the trained parts; the vocabulary follows from them.
+
+    Raises:
+      ValueError: If given vectors and the bi-encoder are of different widths.
+    """
     # Imported here because they load JAX, which nothing else in this job needs.
     from cm3leon_jax.embedders import clip
     from cm3leon_jax.tokenizers import image, text
@@ -62,19 +92,27 @@ def load_tools(config: ml_collections.ConfigDict) -> tuple[Tools, SetInfo, int]:
     texts = text.TextTokenizer.load(config.tokenizer)
     images = image.ImageTokenizer.load(config.image_tokenizer)
     embedder = clip.ClipEmbedder.load(config.embedder) if config.embedder else None
+    ready = given.GivenVectors(config.vectors) if config.vectors else None
+    if embedder and ready and embedder.dim != ready.dim:
+        raise ValueError(
+            f"{config.vectors} has vectors of width {ready.dim}, the bi-encoder"
+            f" {config.embedder} makes {embedder.dim}; both must be of one model"
+        )
     vocab = Vocab(
         text_size=texts.vocab_size,
         image_size=images.codebook_size,
         codes_per_image=images.codes_per_image,
         **config.vocab,
     )
+    digests = [one.digest for one in (embedder, ready) if one]
     info = SetInfo(
         vocab,
         text_tokenizer=texts.digest,
         image_tokenizer=images.digest,
-        embedder=embedder.digest if embedder else "",
+        embedder="+".join(digests),
     )
-    return Tools(vocab, texts.encode, images.encode, embedder), info, images.image_size
+    tools = Tools(vocab, texts.encode, images.encode, embedder, ready)
+    return tools, info, images.image_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +129,9 @@ class Job:
       tokenise: What is made of a row.
       rows_per_shard: Rows that become one shard of every set.
       num_threads: Threads that decode pictures.
+      source: How the folder is read, and what of it is taken.
+      host: Which host this is.
+      num_hosts: How many share the work.
     """
 
     root: pathlib.Path
@@ -102,93 +143,181 @@ class Job:
     tokenise: TokeniseConfig
     rows_per_shard: int
     num_threads: int
+    source: SourceConfig = dataclasses.field(default_factory=SourceConfig)
+    host: int = 0
+    num_hosts: int = 1
+
+    def mark(self, name: str) -> pathlib.Path:
+        """Where a finished piece of work is marked."""
+        return self.root / "progress" / f"{name}.json"
 
 
-def write(job: Job) -> dict[str, Any]:
-    """Writes all shards and the sets' descriptions; returns a summary."""
-    refusals, marks = Refusals(), {}
-    names = splits.names(job.pictures)
-    for split in names:
-        counted = Refusals()
-        rows = list(splits.read(job.pictures, split, job.splits, counted))
-        if splits.has_folders(job.pictures) or split == names[0]:
-            refusals.add(counted.to_json())  # of rows whose picture was not looked at
-        marks[split] = _write_split(job, split, rows)
-    for mark in (mark for some in marks.values() for mark in some):
+def write(job: Job) -> dict[str, Any] | None:
+    """Writes this host's shards; on the first host, the sets' descriptions as well.
+
+    Returns:
+      A summary, on the first host.
+    """
+    found = splits.find(job.pictures, job.source)
+    if not job.host:
+        print(f"{job.pictures}: {inputs.describe(found)}")
+    listings = _list(job, found)
+    table = Table(found, listings, job.splits, job.rows_per_shard)
+    _write_shards(job, table)
+    if job.host:
+        return None
+    _wait([job.mark(shard.name) for shard in table.shards])
+    marks = {shard: storage.read_json(job.mark(shard.name)) for shard in table.shards}
+    refusals = Refusals()
+    for one in listings:
+        refusals.add(one.refusals)  # of rows whose picture was not looked at
+    for mark in marks.values():
         refusals.add(mark["refusals"])
-    summary = _finish(job, marks)
+    storage.write_json(job.root / "vocab.json", job.info.vocab.to_json())
     storage.write_json(job.root / "refusals.json", refusals.to_json())
+    summary = _finish(job, marks, refusals, inputs.describe(found))
     print(refusals)
     for line in refusals.lines[:_MAX_PRINTED]:
         print(f"  refused {line}")
     return {**summary, "refused": refusals.refused}
 
 
-def _write_split(
-    job: Job, split: str, rows: Sequence[source.Row]
-) -> list[dict[str, Any]]:
-    """Writes the shards of a split that are missing; returns all their marks."""
-    marks = []
-    starts = range(0, len(rows), job.rows_per_shard)
-    with tqdm(total=len(rows), desc=f"shards {split}", unit="row") as bar:
-        for index, start in enumerate(starts):
-            chunk = rows[start : start + job.rows_per_shard]
-            mark_path = job.root / "progress" / f"{split}-{index:05d}.json"
-            if not mark_path.exists():
-                storage.write_json(mark_path, _write_chunk(job, split, index, chunk))
-            marks.append(storage.read_json(mark_path))
-            bar.update(len(chunk))
-    return marks
+def _list(job: Job, found: Sequence[Input]) -> list[Listing]:
+    """Lists this host's share of the inputs; returns the listings of all."""
+    marks = [job.mark(listing.name(place)) for place in range(len(found))]
+    start, stop = listing.share(len(found), job.host, job.num_hosts)
+    for place in tqdm(range(start, stop), "list", unit="input", disable=stop < 2):
+        if not marks[place].exists():
+            listed = listing.count(found[place], job.source, job.splits)
+            storage.write_json(marks[place], listed.to_json())
+    _wait(marks)
+    return [Listing(**storage.read_json(mark)) for mark in marks]
+
+
+def _write_shards(job: Job, table: Table) -> None:
+    """Writes those of this host's shards that are missing."""
+    owned = table.owned(job.host, job.num_hosts)
+    missing = [shard for shard in owned if not job.mark(shard.name).exists()]
+    total = sum(shard.stop - shard.start for shard in missing)
+    with tqdm(total=total, desc="shards", unit="row") as bar:
+        for shard, loaded, refusals in _loaded(job, table.rows(missing, job.source)):
+            mark = _write_chunk(job, shard, loaded, refusals)
+            storage.write_json(job.mark(shard.name), mark)
+            bar.update(shard.stop - shard.start)
+
+
+def _loaded(
+    job: Job, chunks: Iterator[tuple[Shard, list[Row]]]
+) -> Iterator[tuple[Shard, list[Loaded], Refusals]]:
+    """Decodes the pictures of the next shard while one is being encoded."""
+
+    def load(shard: Shard, rows: list[Row]) -> tuple[Shard, list[Loaded], Refusals]:
+        refusals = Refusals()
+        threads = job.num_threads
+        found = tokenise.load(rows, job.picture_config, refusals, num_threads=threads)
+        return shard, found, refusals
+
+    with futures.ThreadPoolExecutor(1) as pool:
+        ahead = None
+        for shard, rows in chunks:
+            following = pool.submit(load, shard, rows)
+            if ahead is not None:
+                yield ahead.result()
+            ahead = following
+        if ahead is not None:
+            yield ahead.result()
 
 
 def _write_chunk(
-    job: Job, split: str, index: int, rows: Sequence[source.Row]
+    job: Job, shard: Shard, rows: Sequence[Loaded], refusals: Refusals
 ) -> dict[str, Any]:
-    """Writes shard `index` of every set; returns its mark."""
-    refusals = Refusals()
-    loaded = tokenise.load(
-        rows, job.picture_config, refusals, num_threads=job.num_threads
-    )
+    """Writes a shard of every set; returns its mark."""
     made = tokenise.records(
-        loaded,
+        rows,
         job.tools,
         job.tokenise,
-        with_tasks=split in (splits.TRAIN, splits.VALIDATION),
-        with_query=split == splits.TRAIN,
+        refusals,
+        with_tasks=shard.split in (splits.TRAIN, splits.VALIDATION),
+        with_query=shard.split == splits.TRAIN,
     )
     sets = {}
     for name, records in made.items():
-        number, size = shards.write_shard(job.root / name, split, index, records)
-        lengths = [len(record.tokens) for record in records]
+        where = job.root / name
+        number, size = shards.write_shard(where, shard.split, shard.index, records)
+        card = Card()
+        for record in records:
+            card.count(record, job.info.vocab)
+        longest = max((len(record.tokens) for record in records), default=0)
         sets[name] = {
             "records": number,
             "bytes": size,
-            "tokens": sum(lengths),
-            "longest": max(lengths, default=0),
+            "longest": longest,
+            "card": card.to_json(),
         }
     return {"sets": sets, "refusals": refusals.to_json()}
 
 
-def _finish(job: Job, marks: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def _finish(
+    job: Job, marks: dict[Shard, dict[str, Any]], refusals: Refusals, made_by: str
+) -> dict[str, Any]:
     """Describes the sets that hold anything; returns their sizes."""
     summary: dict[str, Any] = {}
-    names = {name: None for some in marks.values() for m in some for name in m["sets"]}
+    names = {name: None for mark in marks.values() for name in mark["sets"]}
     for name in names:
-        written, sizes = {}, {}
-        for split, some in marks.items():
-            parts = [mark["sets"][name] for mark in some if name in mark["sets"]]
-            if not sum(part["records"] for part in parts):
-                continue
-            written[split] = [(part["records"], part["bytes"]) for part in parts]
-            tokens, records = (
-                sum(part[key] for part in parts) for key in ("tokens", "records")
-            )
-            sizes[split] = {
-                "records": records,
-                "tokens_per_record": round(tokens / records, 1),
-                "longest": max(part["longest"] for part in parts),
+        parts: dict[str, list[dict[str, Any]]] = {}
+        for split in splits.SPLITS:
+            some = [mark for shard, mark in marks.items() if shard.split == split]
+            own = [mark["sets"][name] for mark in some if name in mark["sets"]]
+            if sum(part["records"] for part in own):
+                parts[split] = own
+        if not parts:
+            continue
+        written = {
+            split: [(part["records"], part["bytes"]) for part in some]
+            for split, some in parts.items()
+        }
+        shards.finish(job.root / name, job.info, written)
+        cards = {split: _card(some) for split, some in parts.items()}
+        _write_card(job.root / name, cards, refusals, made_by)
+        summary[name] = {
+            split: {
+                "records": card.documents,
+                "tokens_per_record": round(card.tokens / card.documents, 1),
+                "longest": max(part["longest"] for part in parts[split]),
             }
-        if written:
-            shards.finish(job.root / name, job.info, written)
-            summary[name] = sizes
+            for split, card in cards.items()
+        }
     return {"sets": summary, "vocab_size": job.info.vocab.size}
+
+
+def _card(parts: Sequence[dict[str, Any]]) -> Card:
+    whole = Card()
+    for part in parts:
+        whole.add(Card.from_json(part["card"]))
+    return whole
+
+
+def _write_card(
+    root: pathlib.Path, cards: dict[str, Card], refusals: Refusals, made_by: str
+) -> None:
+    """Writes a set's data card, for programs and for people."""
+    counted = {k: v for k, v in refusals.to_json().items() if k != "lines"}
+    splits_json = {split: card.to_json() for split, card in cards.items()}
+    record = {"made_by": made_by, "splits": splits_json, "refusals": counted}
+    storage.write_json(root / "card.json", record)
+    page = card_page.markdown(root.name, cards, counted, made_by)
+    storage.write_bytes(root / "card.md", page.encode())
+
+
+def _wait(
+    paths: Sequence[pathlib.Path], sleep: Callable[[float], None] = time.sleep
+) -> None:
+    """Returns when all files are there; says every minute what is missing."""
+    said = time.monotonic()
+    while missing := [path for path in paths if not path.exists()]:
+        if time.monotonic() - said > _SAY_SECONDS:
+            said = time.monotonic()
+            print(
+                f"waiting for {len(missing)} pieces of other hosts: {missing[0].name}"
+            )
+        sleep(_POLL_SECONDS)

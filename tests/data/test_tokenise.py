@@ -7,7 +7,8 @@ from PIL import Image
 from cm3leon_jax.data import tokenise
 from cm3leon_jax.data.pictures import PictureConfig
 from cm3leon_jax.data.refusals import Refusals
-from cm3leon_jax.data.sources import folder
+from cm3leon_jax.data.sources import imagefolder, inputs
+from cm3leon_jax.data.sources.row import SourceConfig
 from cm3leon_jax.data.tokenise import TokeniseConfig, Tools
 from cm3leon_jax.vocab import Vocab
 
@@ -71,12 +72,13 @@ def make_folder(root, count=6, bad=(), edit=True):
         if edit:
             row["edit"] = {"instruction": "redden", "file_name": f"edit{name}"}
         lines.append(json.dumps(row))
-    (root / folder.METADATA).write_text("\n".join(lines))
+    (root / imagefolder.METADATA).write_text("\n".join(lines))
     return root
 
 
 def _load(root):
-    rows = list(folder.read(root, Refusals()))
+    (one,) = inputs.find(root, SourceConfig())
+    rows = list(inputs.rows(one, SourceConfig(), Refusals()))
     refusals = Refusals()
     return tokenise.load(rows, PICTURE, refusals), refusals
 
@@ -84,7 +86,9 @@ def _load(root):
 def test_records_of_every_task_hold_what_their_row_says(tmp_path):
     rows, _ = _load(make_folder(tmp_path))
     tools = make_tools()
-    made = tokenise.records(rows, tools, CONFIG, with_tasks=True, with_query=True)
+    made = tokenise.records(
+        rows, tools, CONFIG, Refusals(), with_tasks=True, with_query=True
+    )
     counts = {name: len(records) for name, records in made.items()}
     assert counts == {"pairs": 6, "caption": 6, "vqa": 12, "edit": 6, "layout": 6}
     pair = made["pairs"][2]
@@ -106,15 +110,18 @@ def test_records_of_every_task_hold_what_their_row_says(tmp_path):
 def test_a_picture_is_encoded_once_however_many_examples_show_it(tmp_path):
     rows, _ = _load(make_folder(tmp_path))
     tools = make_tools()
-    tokenise.records(rows, tools, CONFIG, with_tasks=True, with_query=True)
+    tokenise.records(rows, tools, CONFIG, Refusals(), with_tasks=True, with_query=True)
     assert tools.encode_pictures.num_pictures == 12
 
 
 def test_records_do_not_depend_on_the_rows_beside_them(tmp_path):
     rows, _ = _load(make_folder(tmp_path))
     flags = {"with_tasks": True, "with_query": False}
-    whole = tokenise.records(rows, make_tools(), CONFIG, **flags)
-    parts = [tokenise.records([row], make_tools(), CONFIG, **flags) for row in rows]
+
+    def records(rows):
+        return tokenise.records(rows, make_tools(), CONFIG, Refusals(), **flags)
+
+    whole, parts = records(rows), [records([row]) for row in rows]
     for name, records in whole.items():
         alone = [record for part in parts for record in part[name]]
         for one, other in zip(records, alone, strict=True):
@@ -124,11 +131,13 @@ def test_records_do_not_depend_on_the_rows_beside_them(tmp_path):
 
 def test_bad_pictures_and_columns_refuse_their_row_and_are_counted(tmp_path):
     root = make_folder(tmp_path, bad=(1,))
-    lines = [json.loads(line) for line in (root / folder.METADATA).open()]
+    lines = [json.loads(line) for line in (root / imagefolder.METADATA).open()]
     lines[2]["questions"] = "what?"
     lines[3]["edit"]["file_name"] = "../outside.png"
     lines[4]["boxes"] = [{"name": "x", "box": [5, 5, 1, 1]}]
-    (root / folder.METADATA).write_text("\n".join(json.dumps(line) for line in lines))
+    (root / imagefolder.METADATA).write_text(
+        "\n".join(json.dumps(line) for line in lines)
+    )
     rows, refusals = _load(root)
     assert [row.id for row in rows] == ["0000.png", "0005.png"]
     assert refusals.to_json()["by_reason"] == {

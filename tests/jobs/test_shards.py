@@ -1,13 +1,20 @@
+import dataclasses
 import importlib.util
+import io
 import json
 import pathlib
+import tarfile
+from concurrent import futures
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from cm3leon_jax.data import pipeline, splits, streams
 from cm3leon_jax.data import shards as shards_data
-from cm3leon_jax.data import splits
 from cm3leon_jax.data.pictures import PictureConfig
 from cm3leon_jax.data.shards import SetInfo
+from cm3leon_jax.data.sources.row import SourceConfig
 from cm3leon_jax.data.tokenise import TokeniseConfig
 from cm3leon_jax.jobs import shards
 
@@ -91,3 +98,128 @@ def test_a_set_without_examples_is_left_out(tmp_path):
     pictures = fakes.make_folder(tmp_path / "pictures", count=12, edit=False)
     summary = shards.write(_job(tmp_path / "shards", pictures))
     assert set(summary["sets"]) == {"pairs", "caption", "vqa"}
+
+
+def _tars(root, counts=(9, 1, 7, 12)):
+    """Archives of some pictures each; one picture of each is damaged."""
+    root.mkdir()
+    for number, count in enumerate(counts):
+        with tarfile.open(root / f"{number:05d}.tar", "w") as archive:
+            for index in range(count):
+                buffer = io.BytesIO()
+                Image.new("RGB", (16, 16), (index * 9, number, 0)).save(buffer, "PNG")
+                picture = buffer.getvalue() if index != 2 else b"damaged"
+                for suffix, data in ((".png", picture), (".txt", b"a caption")):
+                    member = tarfile.TarInfo(f"{number * 10 + index:09d}{suffix}")
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
+    return root
+
+
+def _on_hosts(job, num_hosts, monkeypatch):
+    """Runs a job on several hosts at once; returns what each says."""
+    monkeypatch.setattr(shards, "_POLL_SECONDS", 0.01)
+    jobs = [
+        dataclasses.replace(
+            job, host=host, num_hosts=num_hosts, tools=fakes.make_tools()
+        )
+        for host in range(num_hosts)
+    ]
+    with futures.ThreadPoolExecutor(num_hosts) as pool:
+        return list(pool.map(shards.write, jobs))
+
+
+@pytest.mark.parametrize("num_hosts", [2, 3, 9])
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_hosts_together_write_what_one_writes(tmp_path, monkeypatch, kind, num_hosts):
+    if kind == "tar":
+        pictures = _tars(tmp_path / "pictures")
+    else:
+        pictures = fakes.make_folder(tmp_path / "pictures", count=20, bad=(3, 7))
+    whole = shards.write(_job(tmp_path / "whole", pictures))
+    first, *others = _on_hosts(
+        _job(tmp_path / "some", pictures), num_hosts, monkeypatch
+    )
+    assert first == whole and others == [None] * (num_hosts - 1)
+    assert _files(tmp_path / "some") == _files(tmp_path / "whole")
+    assert first["sets"]["pairs"]["train"]["records"] >= 13
+
+
+def test_another_number_of_hosts_goes_on_where_some_stopped(tmp_path, monkeypatch):
+    pictures = _tars(tmp_path / "pictures")
+    shards.write(_job(tmp_path / "whole", pictures))
+    again = _job(tmp_path / "again", pictures)
+    shards.write(again)
+    for name in ("train-00002", "train-00004", "test-00000"):
+        again.mark(name).unlink()
+    _on_hosts(again, 2, monkeypatch)
+    assert _files(tmp_path / "again") == _files(tmp_path / "whole")
+
+
+def test_changed_inputs_are_refused_on_resuming(tmp_path):
+    pictures = _tars(tmp_path / "pictures")
+    job = _job(tmp_path / "shards", pictures)
+    shards.write(job)
+    for mark in (tmp_path / "shards" / "progress").glob("train-*"):
+        mark.unlink()
+    (tmp_path / "pictures" / "00003.tar").write_bytes(bytes(1024))
+    with pytest.raises(ValueError, match="fewer rows than when it was listed"):
+        shards.write(job)
+
+
+def test_the_data_card_counts_what_is_there_and_what_is_not(tmp_path):
+    pictures = fakes.make_folder(tmp_path / "pictures", count=20, bad=(3, 7))
+    lines = [json.loads(line) for line in (pictures / "metadata.jsonl").open()]
+    for index, licence in ((0, "all | rights"), (1, "CC-BY")):
+        lines[index]["licence"] = licence
+    (pictures / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    source = SourceConfig(licences=("cc0", "CC-BY"), source="mine")
+    job = dataclasses.replace(_job(tmp_path / "shards", pictures), source=source)
+    shards.write(job)
+    card = json.loads((job.root / "pairs" / "card.json").read_text())
+    counts = card["splits"].values()
+    assert sum(one["documents"] for one in counts) == 17
+    assert sum(one["licences"].get("CC0", 0) for one in counts) == 16
+    assert sum(one["sources"]["mine"] for one in counts) == 17
+    assert sum(one["caption_lengths"]["4"] for one in counts) == 17  # 9 tokens each
+    assert card["refusals"] == {
+        "accepted": 17,
+        "refused": 3,
+        "total": 20,
+        "by_reason": {"licence": 1, "unreadable": 2},
+    }
+    page = (job.root / "pairs" / "card.md").read_text()
+    assert "| CC-BY | 1 |" in page and "17 rows accepted + 3 refused = 20" in page
+
+
+def test_interleaved_documents_go_all_the_way_to_training_rows(tmp_path):
+    root = tmp_path / "documents"
+    root.mkdir()
+    for number in range(3):
+        Image.new("RGB", (16, 16), (60 * number, 0, 0)).save(root / f"{number}.png")
+    shown = [{"image": f"{number}.png"} for number in range(3)]
+    kinds = [
+        ["one ", shown[0], "two", shown[1], shown[2], "<break> </s> <sentinel:0>"],
+        ["text alone"],
+        [shown[2]],
+    ]
+    lines = [json.dumps({"parts": kinds[k % 3], "licence": "CC0"}) for k in range(24)]
+    (root / "train.jsonl").write_text("\n".join(lines))
+    shards.write(_job(tmp_path / "shards", root))
+    source = shards_data.open(tmp_path / "shards" / "pairs", "train")
+    record = source.records([0])[0]
+    np.testing.assert_array_equal(record.modality, [0, 1, 0, 1, 1, 0])
+    document = record.document(fakes.VOCAB)
+    np.testing.assert_array_equal(
+        fakes.VOCAB.codes(document.segments[4].ids), [120] * 4
+    )
+    spelt = bytes((document.segments[5].ids - 4).tolist()).decode()
+    assert spelt == "<break> </s> <sentinel:0>"
+    for packing in ("whole", "cut"):
+        config = streams.LoaderConfig(
+            max_length=128, batch_size=2, num_streams=1, packing=packing
+        )
+        spec = pipeline.SetSpec(str(tmp_path / "shards" / "pairs"))
+        batch = next(iter(pipeline.load([spec], config, prefetch=0)))
+        assert batch.tokens_BL.shape == (2, 128)
+        assert fakes.VOCAB.is_image(batch.tokens_BL).any()

@@ -1,0 +1,158 @@
+"""Rows with their pictures decoded: every distinct picture once, by threads."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from concurrent import futures
+from typing import Any
+
+import numpy as np
+
+from cm3leon_jax.data import pictures
+from cm3leon_jax.data.pictures import PictureConfig
+from cm3leon_jax.data.refusals import Reason, Refusals, RefusedError
+from cm3leon_jax.data.sources import folder
+from cm3leon_jax.data.sources.blob import AbstractBlob, File
+from cm3leon_jax.data.sources.row import Row
+from cm3leon_jax.tasks.row import Box, TaskRow
+
+_OTHER_PICTURES = ("edit", "segmentation")  # columns that name a further picture
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A row with its pictures decoded.
+
+    Attributes:
+      row: The row.
+      parts: Its parts in order, pictures uint8[N, N, 3].
+      task: What tasks see of it; None unless it is a pair.
+    """
+
+    row: Row
+    parts: tuple[str | np.ndarray, ...]
+    task: TaskRow | None
+
+    @property
+    def id(self) -> str:
+        """The row's id."""
+        return self.row.id
+
+    @property
+    def pictures(self) -> list[np.ndarray]:
+        """Its pictures in order."""
+        return [part for part in self.parts if not isinstance(part, str)]
+
+
+def load(
+    rows: Sequence[Row],
+    config: PictureConfig,
+    refusals: Refusals,
+    *,
+    num_threads: int = 4,
+    check: Callable[[TaskRow], None] = lambda row: None,
+) -> list[Loaded]:
+    """Reads the rows' pictures; a row with a bad one is refused as a whole.
+
+    Args:
+      rows: The rows, in order.
+      config: What pictures are accepted.
+      refusals: Where accepted and refused rows are counted.
+      num_threads: Threads that decode.
+      check: Raises `RefusedError` for a pair whose columns cannot be used.
+    """
+    named = [_attempt(_named_pictures, row) for row in rows]
+    blobs = [one for row in rows for one in row.pictures]
+    blobs += [one for some in named if isinstance(some, dict) for one in some.values()]
+    distinct = list(dict.fromkeys(blobs))
+    with futures.ThreadPoolExecutor(num_threads) as pool:
+        read = pool.map(lambda one: _attempt(pictures.load, one, config), distinct)
+        decoded = dict(zip(distinct, read, strict=True))
+    loaded = []
+    for row, others in zip(rows, named, strict=True):
+        try:
+            loaded.append(_loaded(row, _taken(others), decoded, config, check))
+            refusals.accepted += 1
+        except RefusedError as error:
+            refusals.refuse(str(row.path), error)
+    return loaded
+
+
+def _attempt(function: Callable[..., Any], *args: Any) -> Any:
+    """A function's value, or why it refused."""
+    try:
+        return function(*args)
+    except RefusedError as error:
+        return error
+
+
+def _taken(value: Any) -> Any:
+    """A value of `_attempt`; raises what it refused."""
+    if isinstance(value, RefusedError):
+        raise value
+    return value
+
+
+def _named_pictures(row: Row) -> dict[str, AbstractBlob]:
+    """Further pictures that a pair's columns name."""
+    found: dict[str, AbstractBlob] = {}
+    for name in _OTHER_PICTURES if row.is_pair else ():
+        column = row.columns.get(name)
+        if isinstance(column, dict) and isinstance(column.get("file_name"), str):
+            path = folder.check_inside(row.root.resolve(), column["file_name"])
+            found[name] = File(path)
+    return found
+
+
+def _loaded(
+    row: Row,
+    others: dict[str, AbstractBlob],
+    decoded: dict[AbstractBlob, Any],
+    config: PictureConfig,
+    check: Callable[[TaskRow], None],
+) -> Loaded:
+    """Puts a row together with its decoded pictures.
+
+    Raises:
+      RefusedError: If one of them was refused, or a column cannot be read.
+    """
+    parts = tuple(
+        part if isinstance(part, str) else _taken(decoded[part]) for part in row.parts
+    )
+    provenance = {"source": row.source, "licence": row.licence, "url": row.url}
+    if not row.is_pair:
+        return Loaded(row, parts, None)
+    task = TaskRow(
+        id=row.id,
+        picture=_taken(decoded[row.picture]),
+        text=row.text,
+        columns=row.columns,
+        others={name: _taken(decoded[one]) for name, one in others.items()},
+        boxes=_boxes(row.picture, row.columns.get("boxes"), config),
+        **provenance,
+    )
+    check(task)
+    return Loaded(row, parts, task)
+
+
+def _boxes(
+    picture: AbstractBlob, column: Any, config: PictureConfig
+) -> tuple[Box, ...]:
+    """The boxes that lie within what is left of the picture, as shares of it."""
+    if not column:
+        return ()
+    try:
+        names = [str(item["name"]) for item in column]
+        corners = [item["box"] for item in column]
+        size = pictures.shown_size(picture, config)
+        shares = pictures.crop_boxes(corners, *size)
+    except (TypeError, KeyError, ValueError) as error:
+        if isinstance(error, RefusedError):
+            raise
+        raise RefusedError(Reason.MALFORMED, f"column 'boxes': {error}") from error
+    return tuple(
+        Box(name, tuple(box))
+        for name, box in zip(names, shares.tolist(), strict=True)
+        if box[0] < box[2] and box[1] < box[3]
+    )

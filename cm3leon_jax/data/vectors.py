@@ -1,0 +1,95 @@
+"""Text and image vectors of documents: given ones, or made by a bi-encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from cm3leon_jax.data.loading import Loaded
+from cm3leon_jax.data.sources.row import Row
+
+
+class AbstractVectors(Protocol):
+    """Vectors that people already have (`sources.given.GivenVectors`)."""
+
+    def find(self, row: Row) -> dict[str, np.ndarray]:
+        """Returns float32[E] unit vectors of a row by "text" and "image"."""
+        ...
+
+
+class AbstractEmbedder(Protocol):
+    """Texts and pictures to unit vectors (`embedders.clip.ClipEmbedder`)."""
+
+    def embed_text(
+        self, texts: Sequence[str], *, drop_prob: float = 0.0, seed: int = 0
+    ) -> np.ndarray:
+        """Returns float32[N, E]."""
+        ...
+
+    def embed_pictures(
+        self, pictures: np.ndarray, *, drop_prob: float = 0.0, seed: int = 0
+    ) -> np.ndarray:
+        """Returns float32[N, E]."""
+        ...
+
+
+def find(
+    rows: Sequence[Loaded],
+    embedder: AbstractEmbedder | None,
+    given: AbstractVectors | None,
+    *,
+    query_drop: dict[str, Any] | None = None,
+) -> list[dict[str, np.ndarray]]:
+    """Returns the vectors of every row: float16[E] by the record's field.
+
+    A document's text vector is of all its text, its image vector the unit mean of those
+    of its pictures; a part that it lacks has none.
+
+    Args:
+      rows: The documents, pictures decoded.
+      embedder: Makes vectors where none are given; None: there are then none.
+      given: Vectors that are there already.
+      query_drop: Options of the embedder for the query's vectors; None for none.
+    """
+    ready = [given.find(row.row) if given else {} for row in rows]
+    found = [{f"{kind}_vector": one for kind, one in some.items()} for some in ready]
+    if embedder is not None:
+        bare = [index for index, some in enumerate(ready) if not some]
+        for index, fields in zip(
+            bare, _embed([rows[i] for i in bare], embedder, ""), strict=True
+        ):
+            found[index] |= fields
+        if query_drop is not None:
+            queries = _embed(rows, embedder, "query_", **query_drop)
+            for fields, query in zip(found, queries, strict=True):
+                fields |= query
+    return [
+        {name: vector.astype(np.float16) for name, vector in fields.items()}
+        for fields in found
+    ]
+
+
+def _embed(
+    rows: Sequence[Loaded], embedder: AbstractEmbedder, prefix: str, **drop: Any
+) -> list[dict[str, np.ndarray]]:
+    """float32[E] of each row's text and of (the mean of) its pictures."""
+    found: list[dict[str, np.ndarray]] = [{} for _ in rows]
+    texts = [(place, row.row.text) for place, row in enumerate(rows) if row.row.text]
+    if texts:
+        vectors_NE = embedder.embed_text([text for _, text in texts], **drop)
+        for (place, _), vector in zip(texts, vectors_NE, strict=True):
+            found[place][f"{prefix}text_vector"] = vector
+    shown = [(place, one) for place, row in enumerate(rows) for one in row.pictures]
+    if shown:
+        vectors_NE = embedder.embed_pictures(
+            np.stack([one for _, one in shown]), **drop
+        )
+        places = np.array([place for place, _ in shown])
+        for place in np.unique(places).tolist():
+            own = vectors_NE[places == place]
+            mean = own.mean(axis=0)
+            vector = own[0] if len(own) == 1 else mean / np.linalg.norm(mean)
+            found[place][f"{prefix}image_vector"] = vector
+    return found
