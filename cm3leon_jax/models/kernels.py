@@ -18,6 +18,7 @@ import difflib
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import chex
 import jax
@@ -179,7 +180,7 @@ def splash(
     )
     segment_ids = jnp.pad(segment_ids_BL, [(0, 0), (0, padded - length)])
     segments = splash_attention.SegmentIds(segment_ids, segment_ids)
-    mixed_BHLK = jax.vmap(kernel)(q, k, v, segments)
+    mixed_BHLK = jnp.asarray(jax.vmap(kernel)(q, k, v, segments))
     return mixed_BHLK.transpose(0, 2, 1, 3)[:, :length]
 
 
@@ -244,11 +245,9 @@ def triton(
         x, [(0, 0), (0, padded - length)] + [(0, 0)] * (x.ndim - 2)
     )
     arrays = [widen(x) for x in (q_BLHK, k_BLHK, v_BLHK, segment_ids_BL)]
-    mixed_BLHK = gpu_attention.mha(
-        *arrays,
-        sm_scale=q_BLHK.shape[-1] ** -0.5,
-        causal=True,
-        interpret=interpret,
+    scale = q_BLHK.shape[-1] ** -0.5
+    mixed_BLHK = jnp.asarray(
+        gpu_attention.mha(*arrays, sm_scale=scale, causal=True, interpret=interpret)
     )
     return mixed_BLHK[:, :length]
 
@@ -258,7 +257,7 @@ def _never_empty(mask_B1LM: jax.Array) -> jax.Array:
     return mask_B1LM | jnp.eye(mask_B1LM.shape[-1], dtype=bool)[None, None]
 
 
-def _fit(config: AttentionConfig, length: int) -> tuple[int, dict[str, int]]:
+def _fit(config: AttentionConfig, length: int) -> tuple[int, dict[str, Any]]:
     """The padded length, and tiles that divide it.
 
     Tiles that are computed at a time fix the padding; those that are only loaded at a

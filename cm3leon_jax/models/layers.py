@@ -62,7 +62,8 @@ def project(
 
 
 def _project_forward(x, weights, num_inputs, product_dtype):
-    return project(x, weights, num_inputs, product_dtype), (x, weights)
+    # Not by `project`: a remat policy would not see the product inside of it.
+    return contract(x, weights, num_inputs, product_dtype), (x, weights)
 
 
 def _project_backward(num_inputs, product_dtype, saved, grad):
@@ -138,6 +139,39 @@ def swap(x: jax.Array, num: int, product_dtype: str | None = None) -> jax.Array:
     if product_dtype is None:
         return swapped
     return jax.lax.optimization_barrier(swapped.astype(product_dtype))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def lookup(table_VD: jax.Array, ids_BL: jax.Array, dtype: str) -> jax.Array:
+    """Returns rows of a table in `dtype`; their gradients are summed up in float32.
+
+    Derived automatically, the gradient of a token that is met a thousand times would
+    be summed up in `dtype`.
+
+    Args:
+      table_VD: float[V, D].
+      ids_BL: int32[B, L], rows of the table.
+      dtype: of the result.
+
+    Returns:
+      float[B, L, D].
+    """
+    return table_VD.astype(dtype)[ids_BL]
+
+
+def _lookup_forward(table_VD, ids_BL, dtype):
+    return table_VD.astype(dtype)[ids_BL], (table_VD, ids_BL)
+
+
+def _lookup_backward(dtype, saved, grad_BLD):
+    del dtype
+    table_VD, ids_BL = saved  # the table for its shape only
+    zeros_VD = jnp.zeros(table_VD.shape, jnp.float32)
+    grad_VD = zeros_VD.at[ids_BL].add(grad_BLD.astype(jnp.float32))
+    return grad_VD.astype(table_VD.dtype), None
+
+
+lookup.defvjp(_lookup_forward, _lookup_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

@@ -11,17 +11,17 @@ Letters: B rows, L sequence, M cache slots, V vocabulary, D model width, H heads
 K width per head, F MLP width, 3 = query, key, value.
 """
 
-import dataclasses
-import functools
-from collections.abc import Callable
-
 import chex
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from cm3leon_jax.models import attention as attention_lib
-from cm3leon_jax.models import layers
+from cm3leon_jax.models import block as block_lib
+from cm3leon_jax.models import kernels, layers
+from cm3leon_jax.models.block import Block, TransformerConfig
+
+Attention = kernels.Attention
 
 # Logical axes of every parameter, by the name of its attribute; a stacked array
 # has "layers" in front.
@@ -37,168 +37,6 @@ LOGICAL_AXES = {
     "down_FD": ("mlp", "embed"),
 }
 
-REMAT_POLICIES = {
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "offload": jax.checkpoint_policies.offload_dot_with_no_batch_dims(
-        "device", "pinned_host"
-    ),
-}
-
-_DTYPES = ("float32", "bfloat16")
-
-Attention = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class TransformerConfig:
-    """What fixes a transformer's shape, initial values and numerics.
-
-    Source: CM3Leon, arXiv:2309.02591, section 2 and Table 3, for sizes, no
-    biases, no affine norms, init and positions; OPT's launcher in metaseq for
-    ReLU and tied embeddings, which the paper does not state.
-
-    Attributes:
-      num_layers: blocks.
-      num_heads: attention heads.
-      model_dim: width of the residual stream.
-      head_dim: width of one head.
-      mlp_dim: inner width of the MLP (4 x model_dim in the paper).
-      vocab_size: ids of the joint vocabulary.
-      max_length: number of learned positions.
-      activation: one of `layers.ACTIVATIONS`.
-      tie_embeddings: whether the head is the token embedding.
-      qk_norm: whether queries and keys are normalised per head, with a learned
-        scale (Chameleon, arXiv:2405.09818, section 2.3; not in CM3Leon).
-      layer_norm_epsilon: added to the variance (1e-5 in OPT).
-      dtype: of the computation, "float32" or "bfloat16".
-      product_dtype: in training, of the factors of products with weights, whose sums
-        stay in `dtype`; None for `dtype`. "bfloat16" beside float32 is fast on CPU.
-      param_dtype: of the parameters.
-      remat: one of `REMAT_POLICIES`: what the backward pass computes again.
-      scan_layers: whether training scans over the layers (constant compile time).
-      init_std: of the truncated normal (cut at 3 std) of all weights but the
-        output projections of the residual branches, which are 0.
-      pos_init_std: of the position embedding.
-    """
-
-    num_layers: int
-    num_heads: int
-    model_dim: int
-    head_dim: int
-    mlp_dim: int
-    vocab_size: int
-    max_length: int
-    activation: str = "relu"
-    tie_embeddings: bool = True
-    qk_norm: bool = False
-    layer_norm_epsilon: float = 1e-5
-    dtype: str = "float32"
-    product_dtype: str | None = None
-    param_dtype: str = "float32"
-    remat: str = "none"
-    scan_layers: bool = True
-    init_std: float = 0.006
-    pos_init_std: float = 0.0002
-
-    def __post_init__(self):
-        """Refuses unknown names and sizes below 1, before anything is built."""
-        for name in ("num_layers", "num_heads", "model_dim", "head_dim", "mlp_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        _check_name("activation", self.activation, layers.ACTIVATIONS)
-        _check_name("remat", self.remat, REMAT_POLICIES)
-        for name in ("dtype", "param_dtype"):
-            _check_name(name, getattr(self, name), _DTYPES)
-        _check_name("product_dtype", self.product_dtype or self.dtype, _DTYPES)
-
-
-class Block(nnx.Module):
-    """One pre-norm layer: attention and an MLP, each added to the residual."""
-
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-        """Draws the weights; both output projections are 0 (CM3Leon, section 2)."""
-        c = self.config = config
-        normal = _initializer(c, c.init_std)
-        zeros = functools.partial(jnp.zeros, dtype=c.param_dtype)
-        qkv = normal(rngs.params(), (c.model_dim, 3, c.num_heads, c.head_dim))
-        self.qkv_D3HK = nnx.Param(qkv)
-        self.out_HKD = nnx.Param(zeros((c.num_heads, c.head_dim, c.model_dim)))
-        self.up_DF = nnx.Param(normal(rngs.params(), (c.model_dim, c.mlp_dim)))
-        self.down_FD = nnx.Param(zeros((c.mlp_dim, c.model_dim)))
-        if c.qk_norm:
-            self.q_scale_K = nnx.Param(jnp.ones((c.head_dim,), c.param_dtype))
-            self.k_scale_K = nnx.Param(jnp.ones((c.head_dim,), c.param_dtype))
-
-    def __call__(
-        self, x_BLD: jax.Array, segment_ids_BL: jax.Array, attention: Attention
-    ) -> jax.Array:
-        """Returns the residual stream after this layer.
-
-        Args:
-          x_BLD: float[B, L, D], residual stream.
-          segment_ids_BL: int32[B, L], 1-based document number, 0 for padding.
-          attention: of the signature of `attention.attend_packed`.
-
-        Returns:
-          float[B, L, D].
-        """
-        dtype = self.config.product_dtype
-        q_BLHK, k_BLHK, v_BLHK = self._qkv(x_BLD, dtype)
-        mixed_BLHK = attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL)
-        x_BLD = x_BLD + self._out(mixed_BLHK, dtype)
-        return x_BLD + self._mlp(x_BLD, dtype)
-
-    def extend(
-        self,
-        x_BLD: jax.Array,
-        k_BHMK: jax.Array,
-        v_BHMK: jax.Array,
-        mask_B1LM: jax.Array,
-        start: jax.Array,
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Returns the residual stream and the cache with L more slots written.
-
-        Args:
-          x_BLD: float[B, L, D], residual stream of the new tokens.
-          k_BHMK: float[B, H, M, K], cached keys.
-          v_BHMK: float[B, H, M, K], cached values.
-          mask_B1LM: bool[B, 1, L, M], slots that each new token may see.
-          start: int32[], first slot to write.
-
-        Returns:
-          `(x_BLD, k_BHMK, v_BHMK)`.
-        """
-        q_BLHK, new_k_BLHK, new_v_BLHK = self._qkv(x_BLD)
-        k_BHMK = attention_lib.write(k_BHMK, new_k_BLHK, start)
-        v_BHMK = attention_lib.write(v_BHMK, new_v_BLHK, start)
-        mixed_BLHK = attention_lib.attend_cached(q_BLHK, k_BHMK, v_BHMK, mask_B1LM)
-        x_BLD = x_BLD + self._out(mixed_BLHK.astype(x_BLD.dtype))
-        return x_BLD + self._mlp(x_BLD), k_BHMK, v_BHMK
-
-    def _qkv(
-        self, x_BLD: jax.Array, dtype: str | None = None
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        c = self.config
-        x_BLD = layers.layer_norm(x_BLD, c.layer_norm_epsilon)
-        qkv_BL3HK = layers.project(x_BLD, self.qkv_D3HK[...], 1, dtype)
-        q_BLHK, k_BLHK, v_BLHK = layers.unstack(qkv_BL3HK, 2)
-        if c.qk_norm:
-            q_BLHK = _scaled_norm(q_BLHK, self.q_scale_K, c)
-            k_BLHK = _scaled_norm(k_BLHK, self.k_scale_K, c)
-        return q_BLHK, k_BLHK, v_BLHK
-
-    def _out(self, mixed_BLHK: jax.Array, dtype: str | None = None) -> jax.Array:
-        return layers.project(mixed_BLHK, self.out_HKD[...], 2, dtype)
-
-    def _mlp(self, x_BLD: jax.Array, dtype: str | None = None) -> jax.Array:
-        c = self.config
-        x_BLD = layers.layer_norm(x_BLD, c.layer_norm_epsilon)
-        h_BLF = layers.project(x_BLD, self.up_DF[...], 1, dtype)
-        h_BLF = layers.ACTIVATIONS[c.activation](h_BLF)
-        return layers.project(h_BLF, self.down_FD[...], 1, dtype)
-
 
 class Transformer(nnx.Module):
     """Decoder-only transformer over the joint vocabulary of text and image codes."""
@@ -206,11 +44,11 @@ class Transformer(nnx.Module):
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         """Draws the weights, the layers stacked."""
         c = self.config = config
-        embedding = _initializer(c, c.init_std)
+        embedding = block_lib.initializer(c, c.init_std)
         self.token_embedding_VD = nnx.Param(
             embedding(rngs.params(), (c.vocab_size, c.model_dim))
         )
-        positions = _initializer(c, c.pos_init_std)
+        positions = block_lib.initializer(c, c.pos_init_std)
         self.position_embedding_LD = nnx.Param(
             positions(rngs.params(), (c.max_length, c.model_dim))
         )
@@ -228,6 +66,7 @@ class Transformer(nnx.Module):
         segment_ids_BL: jax.Array,
         *,
         attention: Attention | None = None,
+        constrain: block_lib.Constrain = block_lib.anywhere,
     ) -> jax.Array:
         """Returns the features after the final norm, of packed rows.
 
@@ -236,6 +75,8 @@ class Transformer(nnx.Module):
           positions_BL: int32[B, L], place in the document, in [0, max_length).
           segment_ids_BL: int32[B, L], 1-based document number, 0 for padding.
           attention: of the signature of `attention.attend_packed`, the default.
+          constrain: says where an activation of given logical axes lies; see
+            `sharding.constrain`.
 
         Returns:
           float[B, L, D], in the config's dtype. `head` makes logits of it.
@@ -244,12 +85,13 @@ class Transformer(nnx.Module):
         attention = attention or attention_lib.attend_packed
 
         def layer(x_BLD, block):
-            return block(x_BLD, segment_ids_BL, attention), None
+            return block(x_BLD, segment_ids_BL, attention, constrain), None
 
         if self.config.remat != "none":
-            policy = REMAT_POLICIES[self.config.remat]
+            policy = block_lib.remat_policy(self.config.remat)
             layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
-        x_BLD = self._embed(tokens_BL, positions_BL)
+        x_BLD = self._embed(tokens_BL, positions_BL, constrain)
+        x_BLD = constrain(x_BLD, ("batch", "length", None))
         if self.config.scan_layers and isinstance(self.blocks, Block):
             x_BLD, _ = jax.lax.scan(layer, x_BLD, self.blocks)
         else:
@@ -356,10 +198,27 @@ class Transformer(nnx.Module):
         )
         return x_BLD, cache
 
-    def _embed(self, tokens_BL: jax.Array, positions_BL: jax.Array) -> jax.Array:
-        token_BLD = self.token_embedding_VD[...].astype(self.config.dtype)[tokens_BL]
-        table_LD = self.position_embedding_LD[...].astype(self.config.dtype)
-        return token_BLD + table_LD[positions_BL]
+    def _embed(
+        self,
+        tokens_BL: jax.Array,
+        positions_BL: jax.Array,
+        constrain: block_lib.Constrain = block_lib.anywhere,
+    ) -> jax.Array:
+        # A device looks up its own columns for all rows that share a copy of the
+        # tables: less to send than the tables, and their gradients stay in place.
+        ids, columns = ("replica", "length"), ("replica", "length", "embed")
+        tokens_BL, positions_BL = (
+            constrain(tokens_BL, ids),
+            constrain(positions_BL, ids),
+        )
+        x_BLD, places_BLD = (
+            jnp.asarray(layers.lookup(table[...], ids_BL, self.config.dtype))
+            for table, ids_BL in (
+                (self.token_embedding_VD, tokens_BL),
+                (self.position_embedding_LD, positions_BL),
+            )
+        )
+        return constrain(x_BLD + places_BLD, columns)
 
 
 def unstack(model: Transformer) -> Transformer:
@@ -377,24 +236,3 @@ def _layers(model: Transformer) -> list[Block]:
         return list(model.blocks)
     layer = lambda i: jax.tree.map(lambda x: x[i], model.blocks)
     return [layer(i) for i in range(model.config.num_layers)]
-
-
-def _scaled_norm(
-    x_BLHK: jax.Array, scale_K: nnx.Param, config: TransformerConfig
-) -> jax.Array:
-    scale_111K = scale_K[...].astype(x_BLHK.dtype)[None, None, None]
-    return layers.layer_norm(x_BLHK, config.layer_norm_epsilon) * scale_111K
-
-
-def _initializer(config: TransformerConfig, std: float) -> Callable[..., jax.Array]:
-    def init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        # The paper's std is of the normal before it is cut at 3 std.
-        draw = jax.random.truncated_normal(key, -3.0, 3.0, shape, jnp.float32)
-        return (std * draw).astype(config.param_dtype)
-
-    return init
-
-
-def _check_name(field: str, value: str, known) -> None:
-    if value not in known:
-        raise ValueError(f"{field}={value!r} is not one of {sorted(known)}")
