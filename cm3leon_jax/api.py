@@ -21,25 +21,18 @@ from typing import Any
 
 import numpy as np
 
-from cm3leon_jax import storage
-from cm3leon_jax.data import shards
+from cm3leon_jax.data import trained as trained_models
 from cm3leon_jax.data.bank import Bank, Found
 from cm3leon_jax.decoding import engine, prompts
 from cm3leon_jax.decoding import writer as writers
 from cm3leon_jax.decoding.sampling import Sampling
 from cm3leon_jax.decoding.writer import Order, Writer
 from cm3leon_jax.documents.example import Hole
-from cm3leon_jax.embedders import clip
 from cm3leon_jax.models import transformer
-from cm3leon_jax.retrieval.strategy import StrategyConfig
 from cm3leon_jax.tasks import caption, edit, layout, pair, row, segmentation, vqa
-from cm3leon_jax.tokenizers import image as image_tokenizers
-from cm3leon_jax.tokenizers import text as text_tokenizers
-from cm3leon_jax.train import checkpoint, state
+from cm3leon_jax.train import checkpoint
 
 Box = tuple[int, int, int, int]
-PAIRS = "pairs"  # the set of shards that holds the memory bank
-STAGES = ("sft", "pretrain")  # of a quickstart, the best first
 BLANK = "<mask>"  # in the text of `complete`: where text is wanted
 
 
@@ -292,8 +285,8 @@ def load(
     """Loads a trained model with the tokenizers and the memory bank of its shards.
 
     Args:
-      path: Folder of a training job, or of a quickstart (its instruction-tuned model,
-        else its pretrained one).
+      path: Folder of a training job, of a quickstart (its instruction-tuned model,
+        else its pretrained one), or of an exported model, which has no bank.
       shapes: Padded shapes of the engine.
       with_bank: Whether to read embedder and bank, if the run has them.
 
@@ -301,96 +294,29 @@ def load(
       FileNotFoundError: If there is no checkpoint, or a part of the run is gone.
       ValueError: If tokenizers and shards do not belong together, or a file is damaged.
     """
-    folder = _job_folder(pathlib.Path(path))
-    model, context = state.load_model(str(folder))
-    info = shards.SetInfo.from_json(context["shards"])
-    made = _config_with(shards_folder(folder), "tokenizer")
-    texts = text_tokenizers.TextTokenizer.load(_beside(folder, made["tokenizer"]))
-    images = image_tokenizers.ImageTokenizer.load(
-        _beside(folder, made["image_tokenizer"])
-    )
-    _check(info, texts.digest, images.digest, folder)
-    digest = _digest(model)
-    tasks = made["tokenise"]["tasks"]
-    coordinates = layout.COORDINATES
-    if "layout" in tasks:
-        coordinates = tasks["layout"]["coordinates"]
+    trained = trained_models.load(path)
     writer = Writer(
-        model=transformer.unstack(model),
-        vocab=info.vocab,
-        encode_text=texts.encode,
-        decode_text=texts.decode,
-        num_text_pieces=texts.vocab_size,
-        encode_pictures=images.encode,
-        decode_pictures=images.decode,
-        image_size=images.image_size,
+        model=transformer.unstack(trained.model),
+        vocab=trained.info.vocab,
+        encode_text=trained.texts.encode,
+        decode_text=trained.texts.decode,
+        num_text_pieces=trained.texts.vocab_size,
+        encode_pictures=trained.images.encode,
+        decode_pictures=trained.images.decode,
+        image_size=trained.images.image_size,
         shapes=shapes,
     )
-    loaded = Model(writer, digest, coordinates)
-    if not with_bank or not made["embedder"]:
+    loaded = Model(writer, _digest(trained.model), trained.coordinates)
+    found = trained_models.load_bank(path) if with_bank else None
+    if found is None:
         return loaded
-    embedder = clip.ClipEmbedder.load(_beside(folder, made["embedder"]))
+    bank, embedder = found
     return dataclasses.replace(
         loaded,
-        bank=_bank(shards_folder(folder)),
+        bank=bank,
         embed_text=embedder.embed_text,
         embed_pictures=embedder.embed_pictures,
     )
-
-
-def shards_folder(path: str | pathlib.Path) -> pathlib.Path:
-    """The folder of the shards that a model was trained on; `path` as for `load`."""
-    folder = _job_folder(pathlib.Path(path))
-    return _beside(folder, storage.read_json(folder / "config.json")["shards"])
-
-
-def _bank(folder: pathlib.Path) -> Bank | None:
-    """The splits that the job `retrieve` searched; None if the shards had none."""
-    config = storage.read_json(folder / "config.json")
-    if "bank" not in config:
-        return None
-    known = shards.splits(folder / PAIRS)
-    names = [name for name in config["bank"] if name in known]
-    sources = [shards.open(folder / PAIRS, name) for name in names]
-    return Bank(sources, StrategyConfig(**config["strategy"]))
-
-
-def _job_folder(path: pathlib.Path) -> pathlib.Path:
-    for folder in (path, *(path / stage for stage in STAGES)):
-        if (folder / state.CHECKPOINTS).is_dir():
-            return folder
-    raise FileNotFoundError(
-        f"no trained model in {path}; name the folder of a training job"
-    )
-
-
-def _beside(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """A folder that a config names; if the run was moved, the one beside the job's."""
-    named = pathlib.Path(name)
-    moved = folder.absolute().parent / named.name
-    if named.exists():
-        return named
-    if moved.exists():
-        return moved
-    raise FileNotFoundError(f"{folder} was made with {name}, which is gone; restore it")
-
-
-def _config_with(folder: pathlib.Path, key: str) -> dict[str, Any]:
-    """The config of the job that has this key: `shards`, perhaps behind `retrieve`."""
-    config = storage.read_json(folder / "config.json")
-    if key in config:
-        return config
-    return _config_with(_beside(folder, config["shards"]), key)
-
-
-def _check(info: shards.SetInfo, text: str, image: str, folder: pathlib.Path) -> None:
-    """Refuses tokenizers whose ids mean something else to the model."""
-    for name, ours in (("text_tokenizer", text), ("image_tokenizer", image)):
-        if ours != getattr(info, name):
-            raise ValueError(
-                f"{folder} was trained with another {name} than the one at hand"
-                f" ({ours[:12]}); restore it, or train again"
-            )
 
 
 def _digest(model: transformer.Transformer) -> str:

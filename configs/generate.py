@@ -32,6 +32,7 @@ def get_config(arg=None):
     config.model = ""  # folder of a run
     config.prompt = ""  # one drawing; or
     config.requests = ""  # a JSONL file
+    config.show = True  # every result on the terminal
     config.requests_at_once = 8 if arg["debug"] else 256
     config.request = dict(  # what a request does not say
         kind="draw",

@@ -21,7 +21,7 @@ import tqdm
 
 from cm3leon_jax import api, storage
 from cm3leon_jax.data import pictures as picture_files
-from cm3leon_jax.data import pipeline, shards, splits, streams
+from cm3leon_jax.data import pipeline, shards, splits, streams, trained
 from cm3leon_jax.data.refusals import Refusals, RefusedError
 from cm3leon_jax.decoding import engine
 from cm3leon_jax.decoding.sampling import Sampling
@@ -149,7 +149,7 @@ def _captioned(
     texts, pictures = [], []
     for row in splits.read(config.pictures.folder, split, how, Refusals()):
         try:
-            pictures.append(picture_files.load(row.path, rule))
+            pictures.append(picture_files.load(row.picture, rule))
         except RefusedError:
             continue
         texts.append(row.text)
@@ -167,7 +167,7 @@ def _perplexity(
         cm3=cm3.CM3Config(span_rate=0.0),
         weights=packing.LossWeights(),
     )
-    found = api.shards_folder(config.model) / api.PAIRS
+    found = trained.shards_folder(config.model) / trained.PAIRS
     batches = pipeline.one_pass(shards.open(found, _TEST), loader)
     return perplexity.evaluate(
         model.writer.model, batches, model.writer.vocab, step.StepConfig()

@@ -3,6 +3,7 @@
     results/000003_000.json  what was asked, what came out, from what
     results/000003_000.png   the picture, if it is one; its metadata hold the same
     results.jsonl           all of them in order, written last
+    results.html            the same as a page
     failed.jsonl            requests that could not be fulfilled, with the reason
 
 A request is a line of JSON, or the config's `prompt`. Its fields are those of `Request`;
@@ -30,6 +31,7 @@ from cm3leon_jax.data import pictures
 from cm3leon_jax.data.refusals import RefusedError
 from cm3leon_jax.decoding.sampling import Sampling
 from cm3leon_jax.jobs import folder
+from cm3leon_jax.reports import results as reports
 
 PROVENANCE = "cm3leon"  # name of the PNG's text chunk
 _MAX_LINE_BYTES = 1_000_000
@@ -112,6 +114,12 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
             f"none of {len(lines)} requests could be fulfilled; the first:"
             f" {failed[0]['reason']}"
         )
+    page = pathlib.Path(workdir) / "results.html"
+    reports.write(page, [_result(record, results, config, model) for record in made])
+    if config.show:
+        for record in made:
+            print(_line(record, results))
+        print(f"\npage: {page}")
     folder.finish(workdir, {"num_results": len(made), "num_failed": len(failed)})
 
 
@@ -173,11 +181,7 @@ def _asks(
     if request.n < 1:
         raise ValueError(f"n={request.n} must be at least 1")
     sampling = Sampling(**{**config.sampling.to_dict(), **request.sampling})
-    picture = None
-    if request.picture:
-        path = pathlib.Path(config.requests).parent / request.picture
-        rule = pictures.PictureConfig(image_size=image_size)
-        picture = pictures.load(path, rule)
+    picture = _given(request.picture, config, image_size)
     return [
         api.Ask(
             kind=request.kind,
@@ -195,10 +199,21 @@ def _asks(
     ]
 
 
+def _given(
+    name: str, config: ml_collections.ConfigDict, image_size: int
+) -> np.ndarray | None:
+    """The picture of a request, as the model sees it."""
+    if not name:
+        return None
+    path = pathlib.Path(config.requests).parent / name
+    return pictures.load(path, pictures.PictureConfig(image_size=image_size))
+
+
 def _fulfil(jobs: Sequence[_Job], model: api.Model, results: pathlib.Path) -> None:
     made = model.fulfil([job.ask for job in jobs if job.ask is not None])
     for job, each in zip(jobs, made, strict=True):
-        record = {"name": job.name, **each.provenance}
+        given = job.line.get("picture", "")
+        record = {"name": job.name, **each.provenance, "picture": given}
         if each.text is not None:
             record["text"] = each.text
         if each.picture is not None:
@@ -208,6 +223,32 @@ def _fulfil(jobs: Sequence[_Job], model: api.Model, results: pathlib.Path) -> No
             )
         # Last: a result counts as there when its record is.
         storage.write_json(results / f"{job.name}.json", record)
+
+
+def _result(
+    record: Mapping[str, Any],
+    results: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    model: api.Model,
+) -> reports.Result:
+    """A result as the page shows it."""
+    drawn = record.get("file_name")
+    size = model.writer.image_size
+    return reports.Result(
+        kind=record["kind"],
+        asked=record["prompt"],
+        given=_given(record["picture"], config, size),
+        written=record.get("text"),
+        drawn=np.asarray(Image.open(results / drawn).convert("RGB")) if drawn else None,
+        retrieved=[near["id"] for near in record["retrieved"]],
+    )
+
+
+def _line(record: Mapping[str, Any], results: pathlib.Path) -> str:
+    """A result as the terminal shows it."""
+    asked = " ".join(filter(None, (record["picture"], record["prompt"])))
+    made = record.get("text", results / record.get("file_name", ""))
+    return f"{record['kind']:>12}  {asked}  ->  {made}"
 
 
 def png(picture: np.ndarray, provenance: Mapping[str, Any]) -> bytes:

@@ -1,0 +1,194 @@
+"""A trained model with what turns words and pictures into its ids, found on disk.
+
+A run keeps them in the folders of its jobs:
+
+    sft ──config──► retrieve ──config──► shards ──config──► tokenizer, vqgan, clip
+
+and an exported model in one folder (the job `export`):
+
+    export.json, model.safetensors    the transformer, see `train.export`
+    text.model, vqgan/                its tokenizers
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from cm3leon_jax import storage
+from cm3leon_jax.data import shards
+from cm3leon_jax.data.bank import Bank
+from cm3leon_jax.embedders import clip
+from cm3leon_jax.models import transformer
+from cm3leon_jax.retrieval.strategy import StrategyConfig
+from cm3leon_jax.tasks import layout
+from cm3leon_jax.tokenizers import image as image_tokenizers
+from cm3leon_jax.tokenizers import text as text_tokenizers
+from cm3leon_jax.train import export, state
+
+PAIRS = "pairs"  # the set of shards that holds the memory bank
+STAGES = ("sft", "pretrain")  # of a quickstart, the best first
+TEXT_FILE = "text.model"  # of an exported model
+PIXELS_FOLDER = "vqgan"
+
+Path = str | pathlib.Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Where a model and its tokenizers lie.
+
+    Attributes:
+      model: Folder of a training job, or of an exported model.
+      text: SentencePiece's model file, or the folder of the job `tokenizer`.
+      pixels: Folder of the image tokenizer.
+      embedder: Folder of the bi-encoder, or None.
+      coordinates: Steps a side of the grid in layouts, as the model was trained.
+    """
+
+    model: pathlib.Path
+    text: pathlib.Path
+    pixels: pathlib.Path
+    embedder: pathlib.Path | None
+    coordinates: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A model, and its tokenizers.
+
+    Attributes:
+      model: With its layers stacked.
+      info: Its vocabulary, and the digests of its tokenizers.
+      texts: Text to ids and back.
+      images: Pictures to codes and back.
+      coordinates: Steps a side of the grid in layouts.
+    """
+
+    model: transformer.Transformer
+    info: shards.SetInfo
+    texts: text_tokenizers.TextTokenizer
+    images: image_tokenizers.ImageTokenizer
+    coordinates: int
+
+
+def places(path: Path) -> Places:
+    """Finds a model's parts.
+
+    Args:
+      path: Folder of a training job, of a quickstart (its instruction-tuned model, else
+        its pretrained one), or of an exported model.
+
+    Raises:
+      FileNotFoundError: If there is no model, or a part of the run is gone.
+    """
+    root = pathlib.Path(path)
+    if (root / export.ABOUT_FILE).exists():
+        coordinates = storage.read_json(root / export.ABOUT_FILE)["coordinates"]
+        return Places(root, root / TEXT_FILE, root / PIXELS_FOLDER, None, coordinates)
+    folder = _job_folder(root)
+    made = _config_with(shards_folder(folder), "tokenizer")
+    tasks = made["tokenise"]["tasks"]
+    coordinates = layout.COORDINATES
+    if "layout" in tasks:
+        coordinates = tasks["layout"]["coordinates"]
+    embedder = _beside(folder, made["embedder"]) if made["embedder"] else None
+    return Places(
+        model=folder,
+        text=_beside(folder, made["tokenizer"]),
+        pixels=_beside(folder, made["image_tokenizer"]),
+        embedder=embedder,
+        coordinates=coordinates,
+    )
+
+
+def load(path: Path) -> Trained:
+    """Reads a model and its tokenizers; `path` as for `places`.
+
+    Raises:
+      FileNotFoundError: If there is no model, or a part of it is gone.
+      ValueError: If tokenizers and model do not belong together, or a file is damaged.
+    """
+    found = places(path)
+    if (found.model / export.ABOUT_FILE).exists():
+        model, context = export.read(found.model)
+    else:
+        model, context = state.load_model(str(found.model))
+    info = shards.SetInfo.from_json(context["shards"])
+    texts = text_tokenizers.TextTokenizer.load(found.text)
+    images = image_tokenizers.ImageTokenizer.load(found.pixels)
+    _check(info, texts.digest, images.digest, found.model)
+    return Trained(model, info, texts, images, found.coordinates)
+
+
+def load_bank(path: Path) -> tuple[Bank | None, clip.ClipEmbedder] | None:
+    """Reads a run's bi-encoder and its memory bank, as far as it has them.
+
+    Args:
+      path: As for `places`.
+
+    Returns:
+      The bank (None if the job `retrieve` was not run) and the bi-encoder; or None if
+      the shards were made without one.
+    """
+    found = places(path)
+    if found.embedder is None:
+        return None
+    embedder = clip.ClipEmbedder.load(found.embedder)
+    return _bank(shards_folder(found.model)), embedder
+
+
+def shards_folder(path: Path) -> pathlib.Path:
+    """The folder of the shards that a run's model was trained on."""
+    folder = _job_folder(pathlib.Path(path))
+    return _beside(folder, storage.read_json(folder / "config.json")["shards"])
+
+
+def _bank(folder: pathlib.Path) -> Bank | None:
+    """The splits that the job `retrieve` searched; None if the shards had none."""
+    config = storage.read_json(folder / "config.json")
+    if "bank" not in config:
+        return None
+    known = shards.splits(folder / PAIRS)
+    names = [name for name in config["bank"] if name in known]
+    sources = [shards.open(folder / PAIRS, name) for name in names]
+    return Bank(sources, StrategyConfig(**config["strategy"]))
+
+
+def _job_folder(path: pathlib.Path) -> pathlib.Path:
+    for folder in (path, *(path / stage for stage in STAGES)):
+        if (folder / state.CHECKPOINTS).is_dir():
+            return folder
+    raise FileNotFoundError(
+        f"no trained model in {path}; name the folder of a training job"
+    )
+
+
+def _beside(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """A folder that a config names; if the run was moved, the one beside the job's."""
+    named = pathlib.Path(name)
+    moved = folder.absolute().parent / named.name
+    if named.exists():
+        return named
+    if moved.exists():
+        return moved
+    raise FileNotFoundError(f"{folder} was made with {name}, which is gone; restore it")
+
+
+def _config_with(folder: pathlib.Path, key: str) -> dict[str, Any]:
+    """The config of the job that has this key: `shards`, perhaps behind `retrieve`."""
+    config = storage.read_json(folder / "config.json")
+    if key in config:
+        return config
+    return _config_with(_beside(folder, config["shards"]), key)
+
+
+def _check(info: shards.SetInfo, text: str, image: str, folder: pathlib.Path) -> None:
+    """Refuses tokenizers whose ids mean something else to the model."""
+    for name, ours in (("text_tokenizer", text), ("image_tokenizer", image)):
+        if ours != getattr(info, name):
+            raise ValueError(
+                f"{folder} was trained with another {name} than the one at hand"
+                f" ({ours[:12]}); restore it, or train again"
+            )
