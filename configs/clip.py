@@ -51,7 +51,7 @@ def get_config(arg=None):
             num_steps=150, piece_drop_prob=0.2, patch_drop_prob=0.5, text_weight=0.5
         )
     if arg["full"]:
-        config.train.num_steps = 2_000
+        config.train.num_steps = 800
     if arg["debug"]:
         config.train.update(num_steps=4, batch_size=16, warmup_steps=2)
         config.splits = dict(num_validation=4, num_test=8)

@@ -103,8 +103,8 @@ def _make_small(config, arg):
     config.num_evaluated = 500
     config.num_threads = 2
     if arg["full"]:
-        config.loop.update(num_steps=20_000, save_every=2_000, eval_every=2_000)
-        config.optimizer.update(peak_lr=5e-3, warmup_steps=500, average_decay=0.999)
+        config.loop.update(num_steps=2_500, save_every=500)
+        config.optimizer.update(warmup_steps=100)
     if arg["debug"]:
         config.model.update(base_channels=32, latent_channels=16, code_dim=8)
         config.model.codebook_size = 64
