@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 
+from cm3leon_jax import sharding
 from cm3leon_jax.train import losses
 
 
@@ -53,6 +55,46 @@ def test_no_array_of_all_logits_is_made():
     text = jax.jit(jax.grad(loss)).lower(x).as_text()
     assert "2x4x30xf32" in text  # one piece
     assert "2x12x30x" not in text and "24x30x" not in text
+
+
+@pytest.mark.parametrize("sizes", [(2, 2, 1, 2), (1, 2, 4, 1), (8, 1, 1, 1)])
+def test_loss_over_a_mesh_equals_that_of_one_device(sizes):
+    mesh = sharding.make_mesh(sharding.MeshConfig(*sizes))
+    x, table, targets, weights = inputs(batch=8, vocab=32)
+
+    def results(**options):
+        def ours(x, table):
+            return losses.next_token_loss(x, table, targets, weights, **options)
+
+        grad = jax.value_and_grad(ours, (0, 1), has_aux=True)
+        (total, nll), grads = jax.jit(grad)(x, table)
+        return total, jax.jit(ours)(x, table)[0], nll, *grads
+
+    options = {"num_chunks": 3, "z_loss": 1e-2}
+    for got, expected in zip(
+        results(mesh=mesh, **options), results(**options), strict=True
+    ):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_table_is_gathered_once_and_its_gradient_reduced_once():
+    mesh = sharding.make_mesh(sharding.MeshConfig(data=2, fsdp=4))
+    x, table, targets, weights = inputs(batch=8)
+    place = lambda *logical: NamedSharding(mesh, sharding.spec(logical))
+    shardings = (place("batch", "length", None), place("vocab", "embed"))
+
+    def loss(x, table):
+        return losses.next_token_loss(
+            x, table, targets, weights, num_chunks=6, mesh=mesh
+        )[0]
+
+    step = jax.jit(jax.grad(loss, (0, 1)), in_shardings=shardings)
+    text = step.lower(x, table).as_text()
+    assert text.count("stablehlo.all_gather") == 1
+    assert text.count("stablehlo.reduce_scatter") == 1
+    assert text.count("stablehlo.all_reduce") == 1  # the same gradient, over data
+    body = text[text.index("stablehlo.while") : text.index("stablehlo.reduce_scatter")]
+    assert "all_gather" not in body and "all_reduce" not in body
 
 
 def test_loss_of_weightless_rows_is_0_with_finite_gradients():
