@@ -86,11 +86,20 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
       FileNotFoundError: If there is no model or no file of requests.
       ValueError: If nothing is asked for, or nothing could be fulfilled.
     """
-    if not folder.start(config, workdir):
-        return
+    root = pathlib.Path(workdir)
+    if folder.start(config, workdir):
+        folder.finish(workdir, _make(config, root))
+    if config.show:
+        for line in (root / "results.jsonl").read_text().splitlines():
+            print(_line(json.loads(line), root / "results"))
+        print(f"\npage: {root / 'results.html'}")
+
+
+def _make(config: ml_collections.ConfigDict, root: pathlib.Path) -> dict[str, int]:
+    """Fulfils the requests, writes the lists and the page; returns how many."""
     lines = list(_lines(config))
     model = api.load(config.model)
-    results = pathlib.Path(workdir) / "results"
+    results = root / "results"
     failed: list[dict[str, Any]] = []
     todo = []
     with tqdm.tqdm(total=len(lines), unit=" requests", desc="generate") as bar:
@@ -107,20 +116,16 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         if todo:
             _fulfil(todo, model, results)
     made = [storage.read_json(path) for path in sorted(results.glob("*.json"))]
-    _write_lines(pathlib.Path(workdir) / "results.jsonl", made)
-    _write_lines(pathlib.Path(workdir) / "failed.jsonl", failed)
+    _write_lines(root / "results.jsonl", made)
+    _write_lines(root / "failed.jsonl", failed)
     if not made:
         raise ValueError(
             f"none of {len(lines)} requests could be fulfilled; the first:"
             f" {failed[0]['reason']}"
         )
-    page = pathlib.Path(workdir) / "results.html"
-    reports.write(page, [_result(record, results, config, model) for record in made])
-    if config.show:
-        for record in made:
-            print(_line(record, results))
-        print(f"\npage: {page}")
-    folder.finish(workdir, {"num_results": len(made), "num_failed": len(failed)})
+    shown = [_result(record, results, config, model) for record in made]
+    reports.write(root / "results.html", shown)
+    return {"num_results": len(made), "num_failed": len(failed)}
 
 
 def _lines(config: ml_collections.ConfigDict) -> Iterator[Mapping[str, Any] | str]:

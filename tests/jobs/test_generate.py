@@ -122,3 +122,20 @@ def test_neither_prompt_nor_requests_is_an_error(tmp_path, writer):
     config = config_file.get_config()
     with pytest.raises(ValueError, match=r"set either config\.prompt"):
         generate.run(config, str(tmp_path / "out"))
+
+
+def test_results_are_shown_on_a_page_and_again_by_the_same_command(
+    tmp_path, writer, capsys
+):
+    config = _config(tmp_path, GOOD)
+    generate.run(config, str(tmp_path / "run"))
+    first = capsys.readouterr().out
+    generate.run(config, str(tmp_path / "run"))
+    assert capsys.readouterr().out == first
+    assert "caption  given.png  ->  words" in first
+    assert f"a dog  ->  {tmp_path / 'run' / 'results' / '000000_001.png'}" in first
+    page = (tmp_path / "run" / "results.html").read_text()
+    # Two drawings, and the picture that was given.
+    assert page.count("<img") == 3
+    assert ">words<" in page
+    assert page.count(">a dog<") == 2
