@@ -142,6 +142,11 @@ def axes(mesh: jax.sharding.Mesh | None, *logical: str) -> tuple[str, ...]:
     return tuple(axis for axis in found if mesh and mesh.shape[axis] > 1)
 
 
+def count(mesh: jax.sharding.Mesh | None, *logical: str) -> int:
+    """Returns the number of devices that share these logical axes."""
+    return math.prod(mesh.shape[axis] for axis in axes(mesh, *logical)) if mesh else 1
+
+
 def spec(logical: tuple[str | None, ...]) -> PartitionSpec:
     """Returns the mesh axes of an array whose dimensions have these logical axes."""
     return PartitionSpec(*(RULES[name] if name else None for name in logical))
@@ -306,6 +311,34 @@ def put_batch(batch: Any, mesh: jax.sharding.Mesh) -> Any:
         return jax.make_array_from_process_local_data(sharding, rows_BL)
 
     return jax.tree.map(put, batch)
+
+
+class LocalRows:
+    """Rows spread over this process's devices, for networks that are only applied.
+
+    Every device computes as many rows, whatever the number of devices, so that one
+    chip and eight run the same program on their rows.
+
+    Attributes:
+      num_devices: how many there are.
+    """
+
+    def __init__(self, devices: list[jax.Device] | None = None):
+        """Takes the devices; by default all of this process."""
+        devices = devices or jax.local_devices()
+        kinds = (jax.sharding.AxisType.Auto,)
+        mesh = jax.make_mesh((len(devices),), ("rows",), kinds, devices=devices)
+        self.num_devices = len(devices)
+        self._everywhere = NamedSharding(mesh, PartitionSpec())
+        self._rows = NamedSharding(mesh, PartitionSpec("rows"))
+
+    def put_weights(self, tree: Any) -> Any:
+        """Puts arrays on every device."""
+        return jax.device_put(tree, self._everywhere)
+
+    def put(self, rows: np.ndarray) -> jax.Array:
+        """Spreads rows, a multiple of `num_devices`, over the devices."""
+        return jax.device_put(rows, self._rows)
 
 
 def _nearest(config: MeshConfig, count: int) -> MeshConfig:

@@ -30,7 +30,7 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from cm3leon_jax import storage
+from cm3leon_jax import sharding, storage
 from cm3leon_jax.embedders import bpe, huggingface
 from cm3leon_jax.models import clip
 from cm3leon_jax.tokenizers import text as text_lib
@@ -98,6 +98,7 @@ class ClipEmbedder:
         digest: str,
         *,
         batch_size: int = 256,
+        rows: sharding.LocalRows | None = None,
     ):
         """Makes an embedder of a model in memory.
 
@@ -106,12 +107,14 @@ class ClipEmbedder:
           config: Their shape.
           text: Text to ids.
           digest: Of all of it.
-          batch_size: Rows of one call of the towers.
+          batch_size: Rows of one call of the towers, on each device.
+          rows: The devices that they are spread over; None for the first alone.
         """
         self.dim = config.embed_dim
         self.digest = digest
         self._config, self._text, self._batch_size = config, text, batch_size
-        self._definition, self._params = nnx.split(model)
+        self._definition, params = nnx.split(model)
+        self._rows, self._params = rows, rows.put_weights(params) if rows else params
         self._embed_texts = jax.jit(
             lambda params, *args: nnx.merge(self._definition, params).embed_texts(*args)
         )
@@ -122,11 +125,14 @@ class ClipEmbedder:
         )
 
     @classmethod
-    def load(cls, folder: storage.Path) -> ClipEmbedder:
+    def load(
+        cls, folder: storage.Path, *, rows: sharding.LocalRows | None = None
+    ) -> ClipEmbedder:
         """Reads an embedder: a CLIP checkpoint of Hugging Face, or what `save` wrote.
 
         Args:
           folder: Of the checkpoint, of the export, or of the job that wrote it.
+          rows: The devices that texts and pictures are spread over.
 
         Raises:
           FileNotFoundError: If a file is missing.
@@ -152,7 +158,7 @@ class ClipEmbedder:
         model = _model(config, arrays, weights)
         parts = [storage.digest_file(path) for path in (root / _CONFIG, weights)]
         digest = storage.digest_bytes("/".join([*parts, text.digest]).encode())
-        return cls(model, config, text, digest)
+        return cls(model, config, text, digest, rows=rows)
 
     def embed_text(
         self, texts: Sequence[str], *, drop_prob: float = 0.0, seed: int = 0
@@ -223,7 +229,8 @@ class ClipEmbedder:
         self, embed: Callable[..., jax.Array], *arrays: np.ndarray
     ) -> np.ndarray:
         """Applies a tower to rows, in batches of one shape."""
-        count, size = len(arrays[0]), self._batch_size
+        rows, count = self._rows, len(arrays[0])
+        size = self._batch_size * (rows.num_devices if rows else 1)
         vectors = []
         for first in range(0, count, size):
             parts = [array[first : first + size] for array in arrays]
@@ -232,7 +239,8 @@ class ClipEmbedder:
                 np.concatenate([part, np.repeat(part[-1:], missing, axis=0)])
                 for part in parts
             ]
-            vectors.append(np.asarray(embed(self._params, *filled))[: len(parts[0])])
+            placed = [rows.put(one) for one in filled] if rows else filled
+            vectors.append(np.asarray(embed(self._params, *placed))[: len(parts[0])])
         return np.concatenate(vectors) if vectors else np.zeros((0, self.dim), "f4")
 
 

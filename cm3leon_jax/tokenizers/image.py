@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cm3leon_jax import storage
+from cm3leon_jax import sharding, storage
 from cm3leon_jax.models import vqgan
 
 EXPORT = "export"  # folder within the job's
@@ -39,27 +39,44 @@ class ImageTokenizer:
     how many come with it.
     """
 
-    def __init__(self, model: vqgan.Vqgan, *, digest: str = "", batch_size: int = 64):
+    def __init__(
+        self,
+        model: vqgan.Vqgan,
+        *,
+        digest: str = "",
+        batch_size: int = 64,
+        rows: sharding.LocalRows | None = None,
+    ):
         """Compiles nothing yet.
 
         Args:
           model: the network.
           digest: of the weights, hexadecimal; goes into what is made with them.
-          batch_size: pictures at a time.
+          batch_size: pictures at a time, on each device.
+          rows: the devices that pictures are spread over; None for the first alone.
         """
         self._config = model.config
         self._graph, self._weights = nnx.split(model)
+        self._rows = rows
+        if rows is not None:
+            self._weights = rows.put_weights(self._weights)
         self.digest = digest
         self.batch_size = batch_size
         self._encode = jax.jit(self._encode_batch)
         self._decode = jax.jit(self._decode_batch)
 
     @classmethod
-    def load(cls, folder: Path, *, batch_size: int = 64) -> "ImageTokenizer":
+    def load(
+        cls,
+        folder: Path,
+        *,
+        batch_size: int = 64,
+        rows: sharding.LocalRows | None = None,
+    ) -> "ImageTokenizer":
         """Reads a tokenizer's folder, or its job's; see `load_model` for refusals."""
         model = load_model(folder)
         digest = storage.digest_file(_root(folder) / WEIGHTS_FILE)
-        return cls(model, digest=digest, batch_size=batch_size)
+        return cls(model, digest=digest, batch_size=batch_size, rows=rows)
 
     @property
     def codebook_size(self) -> int:
@@ -162,12 +179,14 @@ class ImageTokenizer:
     def _in_batches(
         self, function: Callable, inputs: np.ndarray, empty: np.ndarray
     ) -> np.ndarray:
-        outputs, size = [empty], self.batch_size
+        rows = self._rows
+        outputs, size = [empty], self.batch_size * (rows.num_devices if rows else 1)
         for start in range(0, len(inputs), size):
             part = inputs[start : start + size]
             missing = size - len(part)
             padded = np.pad(part, [(0, missing)] + [(0, 0)] * (part.ndim - 1))
-            outputs.append(np.asarray(function(self._weights, padded))[: len(part)])
+            placed = rows.put(padded) if rows else padded
+            outputs.append(np.asarray(function(self._weights, placed))[: len(part)])
         return np.concatenate(outputs)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cm3leon_jax import storage
+from cm3leon_jax import sharding, storage
 from cm3leon_jax.embedders import clip as embedder
 from cm3leon_jax.models import clip
 from cm3leon_jax.tokenizers import text
@@ -110,3 +110,15 @@ def test_load_refuses_a_missing_and_a_foreign_folder(folder, tmp_path):
     storage.write_json(tmp_path / "config.json", record)
     with pytest.raises(ValueError, match="width"):
         embedder.ClipEmbedder.load(tmp_path)
+
+
+def test_vectors_on_many_devices_are_those_of_one(embed, folder):
+    rows = sharding.LocalRows()
+    many = embedder.ClipEmbedder.load(folder, rows=rows)
+    pictures, texts = _pictures(), ["a red ring", "two", ""]
+    np.testing.assert_array_equal(many.embed_text(texts), embed.embed_text(texts))
+    for drop in (0.0, 0.5):
+        np.testing.assert_array_equal(
+            many.embed_pictures(pictures, drop_prob=drop),
+            embed.embed_pictures(pictures, drop_prob=drop),
+        )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cm3leon_jax import storage
+from cm3leon_jax import sharding, storage
 from cm3leon_jax.models import vqgan
 from cm3leon_jax.tokenizers import image
 
@@ -148,3 +148,13 @@ def test_quick_shape_meets_the_documents_vocabulary():
     config = importlib.import_module("configs.vqgan").get_config("quick")
     shape = vqgan.VqganConfig(**config.model)
     assert shape.codes_per_image == 16
+
+
+def test_codes_on_many_devices_are_those_of_one():
+    rows = sharding.LocalRows()
+    assert rows.num_devices == 8
+    one = image.ImageTokenizer(_model(), batch_size=2)
+    many = image.ImageTokenizer(_model(), batch_size=2, rows=rows)
+    codes = one.encode(PICTURES)
+    np.testing.assert_array_equal(codes, many.encode(PICTURES))
+    np.testing.assert_array_equal(one.decode(codes), many.decode(codes))
