@@ -74,6 +74,29 @@ def get_config(arg=None):
         keep_every=10_000,
         eval_every=1_000,
     )
+    config.guard = dict(
+        action="stop",  # at a gradient that is not finite: "stop", "skip" or "none"
+        spike_factor=0.0,  # and at a loss so many times its mean; 0: never
+        spike_after=100,  # steps until the mean is trusted
+        max_in_a_row=10,  # bad steps that "skip" goes on from
+    )
+    # These three sections may change between stop and start.
+    config.saving = dict(
+        best_metric="",  # keeps the best by it too, "validation_perplexity_image_2"
+        is_highest_best=False,
+        on_error="stop",  # where a checkpoint cannot be written: "stop" or "continue"
+    )
+    config.watch = dict(
+        tensorboard=False,  # needs the extra `watch`
+        wandb_project="",  # needs the extra `wandb`
+        draw_every=5_000,  # steps between previews of what the model makes; 0: none
+        num_pictures=8,  # of a preview
+        profile_first_step=0,  # of a profiler's trace; 0: none
+        profile_num_steps=3,
+    )
+    # Changes that a run may be gone on with, separated by commas: "optimizer.peak_lr",
+    # "loader", "data" (shards or batches are others), "versions.jax".
+    config.resume = dict(allow_change="")
     # Perplexity of held-out documents of one set, with 0 and with 2 retrieved ones.
     config.evaluation = dict(set="pairs", neighbors=(0, 2), num_documents=256)
     if arg["quick"] or arg["full"]:
@@ -160,6 +183,8 @@ def small(config, *, length, rows):
     # Hidden parts of a picture are asked for, and uniform spans seldom give them.
     config.loader.cm3.rectangle_prob = 0.2
     config.step.chunk_mb = 64.0
+    config.watch.draw_every = 0
+    config.guard.action = "none"
 
 
 def _quick(config, num_steps):

@@ -1,6 +1,7 @@
 """Trains the transformer: pretraining and instruction tuning are two sets of numbers.
 
-    shards --pipeline--> packed rows --step--> state --> checkpoints, metrics.jsonl
+    shards --pipeline--> packed rows --step--> state --> checkpoints, metrics.jsonl,
+                                                         previews/, tensorboard/, profile/
 
 Starting from another run's weights (`init_from`) and resuming a run (the same
 workdir) are two things: the first begins at step 0 with fresh moments and data.
@@ -9,6 +10,7 @@ workdir) are two things: the first begins at step 0 with fresh moments and data.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import pathlib
 from collections.abc import Callable
@@ -16,14 +18,26 @@ from typing import Any
 
 import jax
 import ml_collections
+import optax
 from flax import nnx
 
 from cm3leon_jax import sharding, storage
 from cm3leon_jax.data import pipeline, shards, streams
 from cm3leon_jax.documents import cm3, packing
-from cm3leon_jax.jobs import folder
+from cm3leon_jax.jobs import folder, preview, resumption
 from cm3leon_jax.models import transformer
-from cm3leon_jax.train import checkpoint, loop, metrics, optimizer, state, step
+from cm3leon_jax.train import (
+    checkpoint,
+    guard,
+    hosts,
+    loop,
+    metrics,
+    optimizer,
+    state,
+    step,
+    watch,
+    writers,
+)
 
 _LOGGER = logging.getLogger(__name__)
 _METRICS = "metrics.jsonl"
@@ -50,10 +64,18 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
       ValueError: If model, rows, mesh and shards do not fit each other.
       FloatingPointError: If the loss is not finite.
     """
-    if not folder.start(config, workdir):
+    if not resumption.start(config, workdir):
         return
     sharding.use_platform(config.num_cpu_devices)
+    with resumption.only_writer(workdir):
+        _train(config, workdir)
+
+
+def _train(config: ml_collections.ConfigDict, workdir: str) -> None:
     parts = _resolve(config)
+    batches = _batches(config, parts, workdir)
+    evaluate, writer = _Evaluation(config, parts), _writer(config, parts, workdir)
+    draw = _preview(config, parts, workdir, writer)
     start, places = _start(config, parts)
     one_step = jax.jit(
         step.make(
@@ -63,40 +85,114 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         out_shardings=(places, None),
         donate_argnums=0,
     )
-    batches = iter(
-        pipeline.load(
-            _specs(config, "train"),
-            parts.loader,
-            info=parts.info,
-            host_index=jax.process_index(),
-            num_hosts=jax.process_count(),
-        )
-    )
-    evaluate = _evaluation(config, parts)
-    checkpoints = str(pathlib.Path(workdir) / state.CHECKPOINTS)
-    writer = metrics.Writer(str(pathlib.Path(workdir) / _METRICS))
+    norm = jax.jit(optax.tree.norm)
     final = loop.run(
         start,
         lambda now, rows: one_step(now, sharding.put_batch(rows, parts.mesh)),
         batches,
         num_steps=config.loop.num_steps,
         checkpointer=checkpoint.Checkpointer(
-            checkpoints,
+            _path(workdir, state.CHECKPOINTS),
             keep_last=config.loop.keep_last,
             keep_every=config.loop.keep_every,
-            context=_context(workdir, parts),
+            context=_context(config, workdir, parts),
+            **config.saving.to_dict(),
         ),
         writer=writer,
         log_every=config.loop.log_every,
         save_every=config.loop.save_every,
         evaluate=evaluate,
         eval_every=config.loop.eval_every,
+        draw=draw,
+        draw_every=config.watch.draw_every,
+        measure=lambda now: {"parameter_norm": norm(now.model)},
+        inspect=guard.Inspector(list(checkpoint.flatten(start.model))),
+        profile=watch.Profile(
+            _path(workdir, "profile"),
+            config.watch.profile_first_step,
+            config.watch.profile_num_steps,
+        ),
     )
-    folder.finish(workdir, evaluate(final))
+    scores = evaluate.scores or evaluate(final)
+    if hosts.is_first():
+        folder.finish(workdir, scores)
+
+
+def _batches(
+    config: ml_collections.ConfigDict, parts: _Parts, workdir: str
+) -> resumption.Batches:
+    """This host's batches, which know what they belong to."""
+    loaded = pipeline.load(
+        _specs(config, "train"),
+        parts.loader,
+        info=parts.info,
+        host_index=jax.process_index(),
+        num_hosts=jax.process_count(),
+    )
+    return resumption.Batches(
+        iter(loaded),
+        {"versions": resumption.versions(), "shards": parts.info.to_json()},
+        allowed=resumption.names(config),
+        workdir=workdir,
+    )
+
+
+def _writer(
+    config: ml_collections.ConfigDict, parts: _Parts, workdir: str
+) -> metrics.Writer:
+    """Where this run's numbers go."""
+    sinks: list[metrics.AbstractSink] = []
+    if config.watch.tensorboard and hosts.is_first():
+        sinks.append(writers.TensorBoard(_path(workdir, "tensorboard")))
+    if config.watch.wandb_project and hosts.is_first():
+        place = pathlib.Path(workdir).absolute()
+        digest = hashlib.sha256(str(place).encode()).hexdigest()
+        sinks.append(
+            writers.WeightsAndBiases(
+                config.watch.wandb_project,
+                name=f"{place.name}-{digest[:8]}",
+                folder=_path(workdir, "wandb"),
+                config=storage.read_json(place / "config.json"),
+            )
+        )
+    derive = watch.Derive(
+        parts.model, parts.loader.max_length, watch.peak_flops(parts.mesh)
+    )
+    return metrics.Writer(_path(workdir, _METRICS), sinks=sinks, derive=derive)
+
+
+def _preview(
+    config: ml_collections.ConfigDict,
+    parts: _Parts,
+    workdir: str,
+    writer: metrics.Writer,
+) -> Callable[[int, state.TrainState], None] | None:
+    """What draws and captions every so many steps, or None if nothing does."""
+    if not config.watch.draw_every:
+        return None
+    made = preview.load(
+        config.shards,
+        config.evaluation.set,
+        config.watch.num_pictures,
+        parts.info,
+        is_tuned="caption" in config.sets and config.sets.caption > 0,
+    )
+    made.check(parts.model.max_length)
+    return lambda done, now: made.draw(done, now.model, workdir, writer)
+
+
+def _path(workdir: str, name: str) -> str:
+    return str(pathlib.Path(workdir) / name)
 
 
 def _resolve(config: ml_collections.ConfigDict) -> _Parts:
     """Makes the frozen parts and refuses what does not fit, before any compilation."""
+    if config.saving.best_metric and config.loop.eval_every % config.loop.save_every:
+        raise ValueError(
+            f"saving.best_metric={config.saving.best_metric!r} is known of steps that are"
+            f" saved and evaluated: loop.eval_every={config.loop.eval_every} must be a"
+            f" multiple of loop.save_every={config.loop.save_every}"
+        )
     sources = [shards.open(spec.folder, spec.split) for spec in _specs(config, "train")]
     info = sources[0].info
     model = transformer.TransformerConfig(
@@ -119,7 +215,10 @@ def _resolve(config: ml_collections.ConfigDict) -> _Parts:
         loader=loader,
         step=step.StepConfig(**config.step.to_dict()),
         mesh=mesh,
-        update=optimizer.make(optimizer_config, shapes),
+        update=guard.wrap(
+            optimizer.make(optimizer_config, shapes),
+            guard.GuardConfig(**config.guard.to_dict()),
+        ),
         num_shards=mesh.size,
     )
 
@@ -166,7 +265,7 @@ def _start(
     start = jax.jit(init, out_shardings=places)(key)
     if not config.init_from:
         return start, places
-    given, context = state.load_model(config.init_from)
+    given, context = state.load_model(config.init_from, like=start.model)
     theirs = shards.SetInfo.from_json(context["shards"])
     if theirs.vocab != parts.info.vocab:
         raise ValueError(
@@ -178,33 +277,47 @@ def _start(
     return start._replace(model=weights), places
 
 
-def _evaluation(
-    config: ml_collections.ConfigDict, parts: _Parts
-) -> Callable[[state.TrainState], dict[str, float]]:
-    """Returns perplexities by modality of held-out queries, by number of neighbours.
+class _Evaluation:
+    """Perplexities by modality of held-out queries, by number of neighbours.
 
     Queries only are scored, plainly causal, so that the numbers of neighbours compare.
-    """
-    rows = {number: _held_out(config, number) for number in config.evaluation.neighbors}
-    sums_of = jax.jit(
-        step.evaluation(parts.step, parts.info.vocab, num_shards=parts.num_shards)
-    )
 
-    def evaluate(now: state.TrainState) -> dict[str, float]:
-        found = {}
-        for number, batches in rows.items():
+    Attributes:
+      scores: What the last call returned.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict, parts: _Parts):
+        """Reads the rows; compiles nothing yet."""
+        self.scores: dict[str, float] = {}
+        self._mesh = parts.mesh
+        self._rows = {n: _held_out(config, n) for n in config.evaluation.neighbors}
+        self._sums_of = jax.jit(
+            step.evaluation(parts.step, parts.info.vocab, num_shards=parts.num_shards)
+        )
+
+    def __call__(self, now: state.TrainState) -> dict[str, float]:
+        """Returns the numbers of a state, which it leaves as it is."""
+        self.scores = {}
+        for number, batches in self._rows.items():
             total = None
             for batch in batches:
                 # Fetched at once: no two programs with collectives at a time (`loop`).
                 sums = jax.device_get(
-                    sums_of(now.model, sharding.put_batch(batch, parts.mesh))
+                    self._sums_of(
+                        now.model, sharding.put_batch(_own(batch), self._mesh)
+                    )
                 )
                 total = jax.tree.map(lambda a, b: a + b, total, sums) if total else sums
             for name, value in step.means(total).items():
-                found[f"validation_{name}_{number}"] = value
-        return found
+                self.scores[f"validation_{name}_{number}"] = value
+        return self.scores
 
-    return evaluate
+
+def _own(batch: packing.Batch) -> packing.Batch:
+    """This host's share of a batch that every host has the whole of."""
+    share = len(batch.tokens_BL) // jax.process_count()
+    rows = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+    return packing.Batch(*(x_BL[rows] for x_BL in batch))
 
 
 def _held_out(config: ml_collections.ConfigDict, neighbors: int) -> list[Any]:
@@ -221,8 +334,18 @@ def _held_out(config: ml_collections.ConfigDict, neighbors: int) -> list[Any]:
     return list(pipeline.one_pass(source, loader, config.evaluation.num_documents))
 
 
-def _context(workdir: str, parts: _Parts) -> dict[str, Any]:
+def _context(
+    config: ml_collections.ConfigDict, workdir: str, parts: _Parts
+) -> dict[str, Any]:
+    """What is written into every checkpoint beside the state."""
+    key = jax.random.key(config.seed)
     return {
+        # The run's only randomness but the data's, which is by number (`streams`): what
+        # a step would draw, it would draw from this key and its own number.
+        "random_key": {
+            "implementation": str(jax.random.key_impl(key)),
+            "words": [int(word) for word in jax.random.key_data(key)],
+        },
         "model": dataclasses.asdict(parts.model),
         "shards": parts.info.to_json(),
         "config": storage.read_json(pathlib.Path(workdir) / "config.json"),

@@ -45,11 +45,17 @@ def init(
     return TrainState(jnp.zeros((), jnp.int32), model, optimizer.init(model))
 
 
-def load_model(workdir: str) -> tuple[transformer.Transformer, dict[str, Any]]:
+def load_model(
+    workdir: str, like: transformer.Transformer | None = None
+) -> tuple[transformer.Transformer, dict[str, Any]]:
     """Returns the newest model of a training job's folder, and its context.
+
+    The optimizer's moments are not read.
 
     Args:
       workdir: of the job `train`.
+      like: a model of arrays or shapes whose shardings the arrays take, so that no host
+        holds more than its part; by default they come whole, as np.ndarrays.
 
     Returns:
       The model, and the context of its checkpoint: "model" (fields of the
@@ -60,7 +66,9 @@ def load_model(workdir: str) -> tuple[transformer.Transformer, dict[str, Any]]:
       FileNotFoundError: if there is no checkpoint.
       ValueError: if checkpoint and program do not agree about the model.
     """
-    found = checkpoint.read(str(pathlib.Path(workdir) / CHECKPOINTS))
+    places = {f"model/{k}": x for k, x in checkpoint.flatten(like).items()}
+    folder = str(pathlib.Path(workdir) / CHECKPOINTS)
+    found = checkpoint.read(folder, prefix="model/", like=places)
     config = transformer.TransformerConfig(**found.context["model"])
     make = lambda: transformer.Transformer(config, rngs=nnx.Rngs(params=0))
     return fill(jax.eval_shape(make), found.state, prefix="model/"), found.context

@@ -145,7 +145,7 @@ def digest_json(record: Mapping[str, Any]) -> str:
 def _template(entry: Mapping[str, Any], like: Any) -> Any:
     shape, dtype = tuple(entry["shape"]), jax.numpy.dtype(entry["dtype"])
     sharding = getattr(like, "sharding", None)
-    if sharding is None:
+    if sharding is None or tuple(like.shape) != shape:  # the caller refuses the latter
         return np.empty(shape, dtype)
     return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 

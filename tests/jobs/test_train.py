@@ -1,13 +1,18 @@
 """The training job on small shards: resumed, started from weights, refused."""
 
 import json
+import shutil
+import subprocess
+import sys
+import time
 
+import jax
 import numpy as np
 import pytest
 
 from cm3leon_jax import storage
 from cm3leon_jax.data import record, shards
-from cm3leon_jax.jobs import train
+from cm3leon_jax.jobs import resumption, train
 from cm3leon_jax.train import checkpoint, metrics, state
 from cm3leon_jax.vocab import Vocab
 from configs import pretrain, sft
@@ -87,21 +92,41 @@ def test_run_leaves_a_model_its_vocabulary_and_numbers(folder, tmp_path):
         train.run(other, str(tmp_path / "c"))
 
 
-def test_run_resumed_from_its_middle_gives_the_same_bytes(folder, tmp_path):
-    train.run(config(folder), str(tmp_path / "whole"))
-    train.run(config(folder), str(tmp_path / "parts"))
-    # As if it had been killed after step 5: the later checkpoint and the end are gone.
-    (tmp_path / "parts/done.json").unlink()
-    last = tmp_path / "parts/checkpoints/00000010"
-    last.rename(tmp_path / "moved")
-    train.run(config(folder), str(tmp_path / "parts"))
-    whole, parts = (
-        checkpoint.read(tmp_path / x / "checkpoints") for x in ("whole", "parts")
-    )
+@pytest.fixture(scope="module")
+def finished(folder, tmp_path_factory):
+    """A run that was never stopped; what it compiled is there for the runs after it."""
+    cache = tmp_path_factory.mktemp("cache")
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    workdir = tmp_path_factory.mktemp("run") / "whole"
+    train.run(config(folder), str(workdir))
+    yield workdir
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.fixture
+def interrupted(finished, tmp_path):
+    """The same run as if it had been killed after step 5, its later files gone."""
+    parts = tmp_path / "parts"
+    shutil.copytree(finished, parts)
+    (parts / "done.json").unlink()
+    shutil.rmtree(parts / "checkpoints/00000010")
+    return parts
+
+
+def test_run_resumed_from_its_middle_gives_the_same_bytes(
+    folder, finished, interrupted
+):
+    train.run(config(folder), str(interrupted))
+    whole, parts = (checkpoint.read(x / "checkpoints") for x in (finished, interrupted))
     assert whole.step == parts.step == 10
     for name in whole.state:
         assert whole.state[name].tobytes() == parts.state[name].tobytes(), name
     assert json.dumps(whole.data) == json.dumps(parts.data)
+    assert storage.read_json(finished / "done.json") == storage.read_json(
+        interrupted / "done.json"
+    )
 
 
 def test_rows_longer_than_the_positions_are_refused(folder, tmp_path):
@@ -109,3 +134,117 @@ def test_rows_longer_than_the_positions_are_refused(folder, tmp_path):
     wrong.loader.max_length = 256
     with pytest.raises(ValueError, match="need as many positions"):
         train.run(wrong, str(tmp_path))
+
+
+def test_change_between_stop_and_start_is_refused_unless_it_is_named(
+    folder, interrupted
+):
+    changed = config(folder)
+    changed.optimizer.peak_lr *= 2
+    changed.loader.seed = 7  # another order of the data
+    with pytest.raises(ValueError, match=r"config\.optimizer\.peak_lr: 0\.\d+ -> "):
+        train.run(changed, str(interrupted))
+    changed.resume.allow_change = "optimizer.*, loader"
+    with pytest.raises(ValueError, match=r"allow_change=data"):
+        train.run(changed, str(interrupted))
+    changed.resume.allow_change = "optimizer.*, loader, data"
+    train.run(changed, str(interrupted))
+    lines = (interrupted / "changes.jsonl").read_text().splitlines()
+    noted = [change for line in lines for change in json.loads(line)["changes"]]
+    names = [change.partition(":")[0] for change in noted]
+    assert names == ["config.loader.seed", "config.optimizer.peak_lr", "data"]
+    kept = storage.read_json(interrupted / "config.json")
+    assert kept["loader"]["seed"] == 7
+    assert checkpoint.read(interrupted / "checkpoints").step == 10
+
+
+class Still:
+    """Batches that stay where they are told: only their place is looked at."""
+
+    def __init__(self, fingerprint):
+        self.state = {"fingerprint": fingerprint, "streams": {"0": 1}}
+
+    def get_state(self):
+        return self.state
+
+    def set_state(self, state):
+        self.state = state
+
+
+def test_other_version_of_the_code_is_refused_unless_it_is_named(tmp_path):
+    place = lambda jax_version, fingerprint="a", allowed=(): resumption.Batches(
+        Still(fingerprint),
+        {"versions": {"jax": jax_version, "flax": "1"}},
+        allowed=allowed,
+        workdir=str(tmp_path),
+    )
+    before = place("1").get_state()
+    place("1").set_state(before)
+    with pytest.raises(ValueError, match=r"versions\.jax: '1' -> '2'.*=versions\.jax$"):
+        place("2").set_state(before)
+    with pytest.raises(ValueError, match=r"allow_change=versions\.jax,data$"):
+        place("2", "b").set_state(before)
+    assert not (tmp_path / "changes.jsonl").exists()
+    later = place("2", "b", allowed=("versions", "data"))
+    later.set_state(before)
+    assert later.get_state()["fingerprint"] == "b"
+    (line,) = (tmp_path / "changes.jsonl").read_text().splitlines()
+    assert json.loads(line)["changes"] == ["versions.jax: '1' -> '2'", "data: a -> b"]
+    # A program that wrote down nothing of itself is gone on with.
+    place("2").set_state({"fingerprint": "a", "streams": {"0": 1}})
+
+
+def test_what_a_person_sees_may_change_and_older_folders_go_on(
+    folder, finished, tmp_path
+):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    before = storage.read_json(tmp_path / "config.json")
+    for section in ("watch", "resume", "saving", "guard"):  # as before there were such
+        del before[section]
+    storage.write_json(tmp_path / "config.json", before)
+    shown = config(folder)
+    shown.watch.profile_first_step = 3
+    train.run(shown, str(tmp_path))  # complete: nothing to do, nothing refused
+    assert not (tmp_path / "changes.jsonl").exists()
+    shown.guard.action = "stop"
+    with pytest.raises(ValueError, match=r"config\.guard\.action: 'none' -> 'stop'"):
+        train.run(shown, str(tmp_path))
+
+
+def test_second_writer_is_refused_at_once_by_name_and_a_dead_one_is_not(
+    folder, interrupted
+):
+    code = (
+        "import sys, time; from cm3leon_jax import storage\n"
+        "with storage.lock(sys.argv[1]):\n  print('held', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(interrupted)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        start = time.monotonic()
+        with pytest.raises(ValueError, match=f"process {holder.pid} on"):
+            train.run(config(folder), str(interrupted))
+        assert time.monotonic() - start < 1
+        holder.kill()
+    train.run(config(folder), str(interrupted))
+    assert not (interrupted / "writer.lock").exists()
+
+
+def test_best_by_a_metric_needs_steps_that_are_saved_and_evaluated(folder, tmp_path):
+    wrong = config(folder, save_every=5, eval_every=4)
+    wrong.saving.best_metric = "validation_perplexity_image_0"
+    with pytest.raises(ValueError, match="multiple of loop.save_every=5"):
+        train.run(wrong, str(tmp_path))
+
+
+@pytest.mark.slow
+def test_guarded_run_equals_one_that_is_not(folder, finished, tmp_path):
+    guarded = config(folder)
+    guarded.guard.update(action="skip", spike_factor=50.0)
+    train.run(guarded, str(tmp_path / "guarded"))
+    plain, held = (
+        checkpoint.read(x / "checkpoints", prefix="model/").state
+        for x in (finished, tmp_path / "guarded")
+    )
+    for name in plain:
+        np.testing.assert_allclose(plain[name], held[name], rtol=1e-5, atol=1e-7)
