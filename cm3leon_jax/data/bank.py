@@ -1,4 +1,8 @@
-"""A memory bank that prompts are looked up in: splits of shards with their vectors."""
+"""A memory bank that prompts are looked up in: splits of shards with their vectors.
+
+Documents that the job `retrieve` kept out, as near-duplicates of an evaluation set, are
+not found here either.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from cm3leon_jax.data import shards
+from cm3leon_jax.data import pool, shards
 from cm3leon_jax.data.record import Record
 from cm3leon_jax.documents.document import Document
 from cm3leon_jax.retrieval import neighbors
+from cm3leon_jax.retrieval import strategy as strategies
 from cm3leon_jax.retrieval.strategy import NONE, StrategyConfig
 
 _READ = 4_096  # records read at a time
@@ -77,22 +82,40 @@ class Bank:
             text=np.stack([_filled(text, width) for text, _ in vectors]),
             image=np.stack([_filled(image, width) for _, image in vectors]),
         )
+        kept_out = pool.kept_out(self.sources[0])
+        self._vectors.text[kept_out] = self._vectors.image[kept_out] = np.nan
 
-    def find(self, text_NE: np.ndarray, count: int) -> list[list[Found]]:
-        """Returns the documents found by each text, best first.
+    def find(
+        self,
+        text_NE: np.ndarray | None,
+        count: int,
+        *,
+        image_NE: np.ndarray | None = None,
+    ) -> list[list[Found]]:
+        """Returns the documents found by each text, picture, or both; best first.
 
         Args:
-          text_NE: float[N, E], unit vectors of prompts.
+          text_NE: float[N, E], unit vectors of prompts, or None.
           count: How many at most; near-duplicates of one another are skipped.
+          image_NE: float[N, E], unit vectors of pictures, or None. With both, the
+            query is their unit mean, as a document's vector is.
+
+        Raises:
+          ValueError: If there is neither text nor picture.
         """
-        text_NE = np.asarray(text_NE, np.float32)
-        if not count or not len(text_NE):
-            return [[] for _ in text_NE]
+        given = [
+            np.asarray(v, np.float32) for v in (text_NE, image_NE) if v is not None
+        ]
+        if not given:
+            raise ValueError("a query needs a text vector, a picture vector, or both")
+        query_NE = strategies.document_vectors(*given) if len(given) > 1 else given[0]
+        if not count or not len(query_NE):
+            return [[] for _ in query_NE]
         # Ids outside the bank: a prompt is no document of it.
-        ids = np.arange(len(text_NE), dtype=np.int32) + len(self._vectors.ids)
-        queries = neighbors.Vectors(ids, text_NE, np.full_like(text_NE, np.nan))
+        ids = np.arange(len(query_NE), dtype=np.int32) + len(self._vectors.ids)
+        queries = neighbors.Vectors(ids, query_NE, np.full_like(query_NE, np.nan))
         rules = dataclasses.replace(self.strategy, num_by_image=0, num_by_text=count)
-        size = min(len(text_NE), 1_024)
+        size = min(len(query_NE), 1_024)
         found = neighbors.find(queries, self._vectors, rules, batch_size=size)
         return [
             [

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from cm3leon_jax.data import joining
 from cm3leon_jax.data.mixture import InOrder, Mixture
 from cm3leon_jax.data.record import NO_NEIGHBORS, Record
 from cm3leon_jax.data.shards import Source
@@ -114,6 +115,7 @@ class Documents:
         self.counts = Counts()
         self._sources = sources
         self._with_neighbors = with_neighbors or [True] * len(sources)
+        self._banks = [joining.Bank(source) for source in sources]
         self._mixture = mixture
         self._cumulative = np.cumsum(config.neighbor_probs)
         self._seed = zlib.crc32(str(config.seed).encode())
@@ -128,6 +130,8 @@ class Documents:
         for set_index, positions in by_set.items():
             wanted = [places[position].record for position in positions]
             read = self._sources[set_index].records(wanted)
+            if self._with_neighbors[set_index]:
+                read = self._banks[set_index].fill(read)
             for position, record in zip(positions, read, strict=True):
                 if record is not None and not self._with_neighbors[set_index]:
                     record = dataclasses.replace(record, neighbors=NO_NEIGHBORS)

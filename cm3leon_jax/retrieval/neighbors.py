@@ -83,7 +83,8 @@ class Pool:
         return cls(
             bank.ids,
             strategy.document_vectors(bank.text, bank.image),
-            np.isfinite(bank.text[:, 0]) & np.isfinite(bank.image[:, 0]),
+            np.isfinite(bank.text[:, :1]).any(1)
+            & np.isfinite(bank.image[:, :1]).any(1),
         )
 
 

@@ -213,7 +213,7 @@ def _first(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The first allowed candidate: its id, score and vector, or -1, 0 and nan."""
     rows_N, first_N = np.arange(len(allowed_NK)), allowed_NK.argmax(axis=1)
-    exists_N = allowed_NK.any(axis=1)
+    exists_N = allowed_NK[rows_N, first_N]
     return (
         np.where(exists_N, found.ids_NK[rows_N, first_N], NONE),
         np.where(exists_N, found.scores_NK[rows_N, first_N], 0),

@@ -1,13 +1,19 @@
+import dataclasses
+import json
 import pathlib
+from concurrent import futures
 
 import ml_collections
 import numpy as np
 import pytest
 
 from cm3leon_jax import storage
-from cm3leon_jax.data import shards
+from cm3leon_jax.data import pipeline, shards
+from cm3leon_jax.data import retrieve as data_retrieve
+from cm3leon_jax.data.hosts import Hosts
 from cm3leon_jax.data.record import Record
 from cm3leon_jax.data.shards import SetInfo
+from cm3leon_jax.data.streams import LoaderConfig
 from cm3leon_jax.jobs import retrieve
 from cm3leon_jax.vocab import Vocab
 
@@ -43,14 +49,21 @@ def _records(split, count, has_vectors):
     return made
 
 
-def _shards(root, sizes=None, has_vectors=True):
-    written = {
-        split: [
-            shards.write_shard(
-                root / "pairs", split, 0, _records(split, count, has_vectors)
-            )
-        ]
+def _shards(root, sizes=None, has_vectors=True, twin=None):
+    made = {
+        split: _records(split, count, has_vectors)
         for split, count in (sizes or SIZES).items()
+    }
+    if twin is not None:
+        first = made["test"][0]
+        made["train"][twin] = dataclasses.replace(
+            made["train"][twin],
+            text_vector=first.text_vector,
+            image_vector=first.image_vector,
+        )
+    written = {
+        split: [shards.write_shard(root / "pairs", split, 0, some)]
+        for split, some in made.items()
     }
     shards.finish(root / "pairs", INFO, written)
     caption = shards.write_shard(
@@ -76,6 +89,19 @@ def _config(source, **changes):
                 "min_score": -1.0,
                 "prefer_multimodal": True,
             },
+            "index": {
+                "backend": "jax",
+                "chunk_size": 8_192,
+                "dtype": "float32",
+                "approximate_recall": 0.0,
+            },
+            "evaluation": {
+                "splits": ("validation", "test"),
+                "sets": (),
+                "max_similarity": 1.0,
+            },
+            "neighbors": "",
+            "join": "inline",
             "rows_per_shard": 10,
             **changes,
         }
@@ -131,6 +157,102 @@ def test_an_interrupted_job_goes_on_and_writes_the_same_bytes(tmp_path, monkeypa
     for path in sorted((tmp_path / "whole").rglob("*array_record*")):
         twin = tmp_path / "again" / path.relative_to(tmp_path / "whole")
         assert twin.read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("join", ["inline", "ids"])
+def test_any_number_of_hosts_writes_the_bytes_of_one(tmp_path, join):
+    config = _config(_shards(tmp_path / "shards"), join=join, rows_per_shard=4)
+    retrieve.run(config, str(tmp_path / "alone"))
+    jobs = [
+        retrieve.make_job(config, str(tmp_path / "many"), Hosts(host, 3))
+        for host in range(3)
+    ]
+    # Threads for processes: hosts meet in files alone.
+    with futures.ThreadPoolExecutor(3) as pool:
+        summaries = list(pool.map(data_retrieve.write, jobs))
+    assert summaries[0] and not any(summaries[1:])
+    paths = sorted((tmp_path / "alone" / "pairs").iterdir())
+    assert len(paths) == len(list((tmp_path / "many" / "pairs").iterdir())) > 10
+    for path in paths:
+        assert (tmp_path / "many" / "pairs" / path.name).read_bytes() == (
+            path.read_bytes()
+        ), path.name
+
+
+def test_neighbours_by_number_load_as_those_inline(tmp_path):
+    source = _shards(tmp_path / "shards")
+    loader = LoaderConfig(max_length=64, batch_size=4, num_streams=2, open_rows=2)
+    batches = []
+    for join in ("inline", "ids"):
+        retrieve.run(_config(source, join=join), str(tmp_path / join))
+        spec = pipeline.SetSpec(str(tmp_path / join / "pairs"))
+        rows = iter(pipeline.load([spec], loader, prefetch=0))
+        batches.append([next(rows) for _ in range(3)])
+    for left, right in zip(*batches, strict=True):
+        for one, other in zip(left, right, strict=True):
+            np.testing.assert_array_equal(one, other)
+    near = _read(tmp_path / "ids", "train")[0].neighbors
+    assert len(near.ids) == 4 and not any(map(len, near.tokens))
+    (tmp_path / "ids" / "bank.json").unlink()
+    spec = pipeline.SetSpec(str(tmp_path / "ids" / "pairs"))
+    with pytest.raises(FileNotFoundError, match="again"):
+        next(iter(pipeline.load([spec], loader, prefetch=0)))
+
+
+def test_near_duplicates_of_evaluation_documents_are_kept_out_and_counted(tmp_path):
+    source = _shards(tmp_path / "shards", twin=3)  # train-3 is test-0 again
+    config = _config(source)
+    config.evaluation.max_similarity = 0.9
+    config.strategy.max_similarity = 1.0
+    retrieve.run(config, str(tmp_path / "out"))
+    done = storage.read_json(tmp_path / "out" / "done.json")
+    assert done["kept_out"]["train"] >= 1
+    assert done["evaluation_documents"] == SIZES["validation"] + SIZES["test"]
+    kept_out = storage.load_arrays(tmp_path / "out" / "kept_out.safetensors")[0]["ids"]
+    assert 3 in kept_out
+    for split in SIZES:
+        for record in _read(tmp_path / "out", split):
+            assert not np.isin(record.neighbors.ids, kept_out).any()
+    config.evaluation.max_similarity = 1.0
+    retrieve.run(config, str(tmp_path / "all"))
+    near = _read(tmp_path / "all", "test")[0].neighbors
+    assert near.ids[0] == 3  # without the rule its twin is found first
+
+
+def test_ready_made_lists_are_taken_as_they_are(tmp_path):
+    lines = [
+        {"id": "train-0", "neighbors": ["train-5", "bank-1", "train-0", "gone"]},
+        {"id": "test-1", "neighbors": ["bank-0"], "scores": [0.5], "by_image": [True]},
+    ]
+    path = tmp_path / "lists.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    source = _shards(tmp_path / "shards", has_vectors=False)
+    retrieve.run(_config(source, neighbors=str(path)), str(tmp_path / "out"))
+    near = _read(tmp_path / "out", "train")[0].neighbors
+    np.testing.assert_array_equal(near.ids, [5, 24 + 1])
+    assert near.tokens[0][1] == 5 and near.tokens[1][0] == len("bank")
+    near = _read(tmp_path / "out", "test")[1].neighbors
+    assert near.scores == [0.5] and near.by_image.all()
+    assert not len(_read(tmp_path / "out", "train")[1].neighbors.ids)
+    assert storage.read_json(tmp_path / "out" / "done.json")["unknown"] == 1
+
+
+@pytest.mark.parametrize(
+    "line", ["[1]", "{", '{"id": "a"}', '{"id": "a", "neighbors": ["b"], "scores": []}']
+)
+def test_a_malformed_list_is_refused_with_its_line(tmp_path, line):
+    path = tmp_path / "lists.jsonl"
+    path.write_text('{"id": "train-0", "neighbors": []}\n' + line)
+    source = _shards(tmp_path / "shards", has_vectors=False)
+    with pytest.raises(ValueError, match="line 2"):
+        retrieve.run(_config(source, neighbors=str(path)), str(tmp_path / "out"))
+
+
+def test_what_is_between_is_deleted(tmp_path):
+    source = _shards(tmp_path / "shards")
+    retrieve.run(_config(source), str(tmp_path / "out"))
+    names = {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()}
+    assert names == {"pairs", "caption", "progress"}
 
 
 def test_a_folder_without_a_bank_split_searches_its_training_split(tmp_path):
