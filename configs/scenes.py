@@ -35,8 +35,8 @@ def get_config(arg=None):
         seed=0,
     )
     if variant == "full":
-        config.rows.update(num_train=18_000, emblem_share=0.3)
-        config.world.num_emblems = 1_180  # nearly all names that there are
+        config.rows.update(num_train=60_000, emblem_share=0.3)
+        config.world.num_emblems = 6_000
     elif variant == "quick":
         config.rows.update(num_train=9_000, num_validation=500, num_test=1_000)
         config.rows.emblem_share = 0.3
@@ -89,8 +89,9 @@ def _rich_world():
         held_out_prob=0.25,
         validation_share=0.1,
         test_share=0.15,
-        num_emblems=420,
+        num_emblems=6_000,
         num_measured_emblems=150,
+        train_walls=4,  # of each; validation shows another one of some
         bank_walls=3,  # per measured emblem; the other walls are asked for
         seed=0,
     )
@@ -113,9 +114,10 @@ def _quick_world():
         sign_prob=0.0,
         num_held_out_pairs=3,
         held_out_prob=0.15,
-        # Few enough that most pictures of each are shown: a document of the crest is
-        # nearly always there to be found, as it is at test time.
-        num_emblems=600,
+        # So many that looks are cheaper to copy than to learn; three pictures of each,
+        # so that there is a document of the crest to be found, as at test time.
+        num_emblems=900,
+        train_walls=3,
         num_measured_emblems=110,
         bank_walls=2,
     )

@@ -103,7 +103,7 @@ def _make_small(config, arg):
     config.num_evaluated = 500
     config.num_threads = 2
     if arg["full"]:
-        config.loop.update(num_steps=2_500, save_every=500)
+        config.loop.update(num_steps=1_800, save_every=600)
         config.optimizer.update(warmup_steps=100)
     if arg["debug"]:
         config.model.update(base_channels=32, latent_channels=16, code_dim=8)

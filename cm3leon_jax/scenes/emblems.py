@@ -1,7 +1,8 @@
-"""Named emblems: several hundred crests, each with a fixed look.
+"""Named emblems: thousands of crests, each with a fixed look.
 
-A name has three syllables, and any two names differ in at least two of them, so that a
-text encoder can tell apart names that it never saw. The first `num_emblems` names are
+A name has four syllables, and any two names differ in at least two of them, so that a
+text encoder can tell apart names that it never saw. There are so many that a model had
+better copy a look from a document than learn them all by heart. The first `num_emblems` names are
 shown in training; the measured ones after them only in the bank and the test split, on
 walls that do not overlap: what a prompt asks for is never in the bank as a whole.
 """
@@ -17,19 +18,20 @@ _FIRST_SYLLABLES = (
     "Zar Bel Kor Mun Tal Ves Dra Fen Gol Hir Jas Lor Nim Pax Quil Ros Sul Tor Urm Wex"
     " Yad Cal Bram Olt Ith Ash Gron Cor Dun Elm Fal Syl Hol Isk Jun Kel"
 )
-_SECOND_SYLLABLES = (
+_MIDDLE_SYLLABLES = (
     "vo da re mi lu ka sho ne bi gu ta fe po ri wa ze ju ly ho xa ce ny su va ki"
     " zo mo di fi ga pe vi xu tha cy jo"
 )
-_THIRD_SYLLABLES = (
+_LAST_SYLLABLES = (
     "kin dar mel tun ros vik len gar pol sem nox bur thal wyn cus fod jin hax lim dor"
     " zet quo ram yon pek bex cam dul fyr gim hal sko vord lap mur naf"
 )
 _FIRST = _FIRST_SYLLABLES.split()
-_SECOND = _SECOND_SYLLABLES.split()
-_THIRD = _THIRD_SYLLABLES.split()
+_MIDDLE = _MIDDLE_SYLLABLES.split()
+_LAST = _LAST_SYLLABLES.split()
 _BASE = len(_FIRST)
-_VALIDATION_PART = 10  # one in so many pictures of known emblems goes to validation
+_NUM_NAMES = _BASE**3
+_VALIDATION_PART = 5  # one in so many known emblems is shown on another wall there
 
 
 @functools.lru_cache(maxsize=8)
@@ -40,13 +42,13 @@ def all_emblems(world: WorldConfig) -> tuple[Emblem, ...]:
       ValueError: If the world asks for more names than there are.
     """
     count = world.num_emblems + world.num_measured_emblems
-    if count > _BASE**2:
+    if count > _NUM_NAMES:
         raise ValueError(
             f"num_emblems + num_measured_emblems = {count} is more than the"
-            f" {_BASE**2} names; lower one of them"
+            f" {_NUM_NAMES} names; lower one of them"
         )
     rng = random.Random(f"emblems/{world.seed}")
-    numbers = rng.sample(range(_BASE**2), count)
+    numbers = rng.sample(range(_NUM_NAMES), count)
     return tuple(
         Emblem(
             _name(number),
@@ -72,21 +74,22 @@ def measured(world: WorldConfig) -> tuple[Emblem, ...]:
 def scenes(world: WorldConfig, split: str) -> tuple[Scene, ...]:
     """All emblem pictures of a split: `train`, `validation`, `test` or `bank`."""
     num_walls = len(world.wall_colours)
-    if split in ("test", "bank"):
-        known, in_bank = measured(world), range(world.bank_walls)
-        chosen = in_bank if split == "bank" else range(world.bank_walls, num_walls)
-        pairs = [
-            (emblem, (index + step) % num_walls)
-            for index, emblem in enumerate(known)
-            for step in chosen
-        ]
-    else:
-        pairs = [
-            (emblem, wall)
-            for index, emblem in enumerate(training(world))
-            for wall in range(num_walls)
-            if ((index + 3 * wall) % _VALIDATION_PART == 0) == (split == "validation")
-        ]
+    known, steps = {
+        "train": (training(world), range(world.train_walls)),
+        "validation": (
+            training(world)[::_VALIDATION_PART],
+            [world.train_walls],
+        ),
+        "bank": (measured(world), range(world.bank_walls)),
+        "test": (measured(world), range(world.bank_walls, num_walls)),
+    }[split]
+    # Every emblem begins at another wall, so that all walls are shown alike.
+    places = {emblem: index for index, emblem in enumerate(all_emblems(world))}
+    pairs = [
+        (emblem, (places[emblem] + step) % num_walls)
+        for emblem in known
+        for step in steps
+    ]
     return tuple(
         Scene(Background("plain", (world.wall_colours[wall],)), emblem=emblem)
         for emblem, wall in pairs
@@ -107,10 +110,11 @@ def by_name(world: WorldConfig) -> dict[str, Emblem]:
 
 
 def _name(number: int) -> str:
-    """Names of numbers 0 to 1,295; two of them share at most one syllable's position."""
-    first, second = divmod(number, _BASE)
-    third = (first + second) % _BASE
-    return f"{_FIRST[first]}{_SECOND[second]}{_THIRD[third]}"
+    """The last syllable follows from the first three: a change of one changes two."""
+    rest, third = divmod(number, _BASE)
+    first, second = divmod(rest, _BASE)
+    last = (first + second + third) % _BASE
+    return f"{_FIRST[first]}{_MIDDLE[second]}{_MIDDLE[third]}{_LAST[last]}"
 
 
-assert len(_FIRST) == len(_SECOND) == len(_THIRD) == _BASE, "syllables of equal number"
+assert len(_FIRST) == len(_MIDDLE) == len(_LAST) == _BASE, "syllables of equal number"

@@ -79,6 +79,8 @@ class WorldConfig:
       test_share: Share of all possible scenes that belong to the test split.
       num_emblems: Named emblems that training may show.
       num_measured_emblems: Named emblems that only the bank and the test split show.
+      train_walls: Walls per known emblem that training shows; validation shows
+        another one of some emblems.
       bank_walls: Walls per measured emblem that are shown in the bank; the rest are
         asked for in the test split.
       seed: Decides the emblems' looks and, with a scene's content, its split.
@@ -114,8 +116,9 @@ class WorldConfig:
     held_out_prob: float = 0.25
     validation_share: float = 0.1
     test_share: float = 0.15
-    num_emblems: int = 420
+    num_emblems: int = 6_000
     num_measured_emblems: int = 150
+    train_walls: int = 4
     bank_walls: int = 3
     seed: int = 0
 
@@ -281,11 +284,15 @@ def _check_numbers(world: WorldConfig) -> None:
             f"min_objects={world.min_objects} to max_objects={world.max_objects} must"
             f" lie between 1 and the {places} places"
         )
-    if not 0 < world.bank_walls < len(world.wall_colours):
-        raise ValueError(
-            f"bank_walls={world.bank_walls} must leave some of the"
-            f" {len(world.wall_colours)} wall_colours for the test split"
-        )
+    for name, split in (
+        ("train_walls", "validation"),
+        ("bank_walls", "the test split"),
+    ):
+        if not 0 < getattr(world, name) < len(world.wall_colours):
+            raise ValueError(
+                f"{name}={getattr(world, name)} must leave some of the"
+                f" {len(world.wall_colours)} wall_colours for {split}"
+            )
     if max(world.radii) * world.cell / 2 + world.jitter > world.cell / 2:
         raise ValueError(
             f"{world.radii=} and {world.jitter=} leave the cell; lower one"
@@ -307,7 +314,8 @@ QUICK = WorldConfig(
     sign_prob=0.0,
     num_held_out_pairs=3,
     held_out_prob=0.15,
-    num_emblems=1_000,
+    num_emblems=900,
     num_measured_emblems=110,
+    train_walls=3,
     bank_walls=2,
 )

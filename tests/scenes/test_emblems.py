@@ -1,5 +1,6 @@
 """Named emblems: names apart, looks fixed, measured ones kept from training."""
 
+import collections
 import dataclasses
 import itertools
 
@@ -45,23 +46,31 @@ def test_train_and_validation_share_no_emblem_picture(world):
 
 
 def test_names_differ_in_two_syllables():
-    everyone = dataclasses.replace(WorldConfig(), num_measured_emblems=876)
+    everyone = dataclasses.replace(QUICK, num_emblems=2_000, num_measured_emblems=100)
     names = [emblem.name for emblem in emblems.all_emblems(everyone)]
-    assert len(set(names)) == len(names) == 1_296
+    assert len(set(names)) == len(names) == 2_100
     syllables = [_syllables(name) for name in names]
     for first, second in itertools.combinations(syllables, 2):
         assert sum(a != b for a, b in zip(first, second, strict=True)) >= 2
 
 
 def _syllables(name):
-    for first in emblems._FIRST:
-        for third in emblems._THIRD:
-            middle = name.removeprefix(first).removesuffix(third)
-            if middle in emblems._SECOND and first + middle + third == name:
-                return first, middle, third
+    for first, last in itertools.product(emblems._FIRST, emblems._LAST):
+        middle = name.removeprefix(first).removesuffix(last)
+        for cut in (2, 3):
+            halves = middle[:cut], middle[cut:]
+            if first + middle + last == name and set(halves) <= set(emblems._MIDDLE):
+                return first, *halves, last
     raise AssertionError(name)
 
 
+@WORLDS
+def test_training_shows_an_emblem_on_as_many_walls_as_it_says(world):
+    shown = collections.Counter(s.emblem.name for s in emblems.scenes(world, "train"))
+    assert set(shown.values()) == {world.train_walls}
+    assert len(shown) == world.num_emblems
+
+
 def test_more_names_than_there_are_is_refused():
-    with pytest.raises(ValueError, match="1296 names"):
-        emblems.all_emblems(dataclasses.replace(QUICK, num_emblems=1_200))
+    with pytest.raises(ValueError, match="46656 names"):
+        emblems.all_emblems(dataclasses.replace(QUICK, num_emblems=46_600))

@@ -50,6 +50,7 @@ def test_scene_survives_json(world):
         ({"background_colours": ("red", "white")}, "colours of objects"),
         ({"max_objects": 9}, "max_objects"),
         ({"bank_walls": 6}, "bank_walls"),
+        ({"train_walls": 6}, "train_walls"),
         ({"jitter": 5}, "leave the cell"),
     ],
 )
