@@ -86,12 +86,18 @@ def load_tools(config: ml_collections.ConfigDict) -> tuple[Tools, SetInfo, int]:
       ValueError: If given vectors and the bi-encoder are of different widths.
     """
     # Imported here because they load JAX, which nothing else in this job needs.
+    import jax
+
+    from cm3leon_jax import sharding
     from cm3leon_jax.embedders import clip
     from cm3leon_jax.tokenizers import image, text
 
     texts = text.TextTokenizer.load(config.tokenizer)
-    images = image.ImageTokenizer.load(config.image_tokenizer)
-    embedder = clip.ClipEmbedder.load(config.embedder) if config.embedder else None
+    rows = sharding.LocalRows() if jax.local_device_count() > 1 else None
+    images = image.ImageTokenizer.load(config.image_tokenizer, rows=rows)
+    embedder = None
+    if config.embedder:
+        embedder = clip.ClipEmbedder.load(config.embedder, rows=rows)
     ready = given.GivenVectors(config.vectors) if config.vectors else None
     if embedder and ready and embedder.dim != ready.dim:
         raise ValueError(

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ from cm3leon_jax.data.refusals import Refusals
 from cm3leon_jax.data.sources import imagefolder, inputs
 from cm3leon_jax.data.sources.row import SourceConfig
 from cm3leon_jax.data.tokenise import TokeniseConfig, Tools
+from cm3leon_jax.tokenizers import text
 from cm3leon_jax.vocab import Vocab
 
 VOCAB = Vocab(
@@ -151,3 +153,93 @@ def test_bad_pictures_and_columns_refuse_their_row_and_are_counted(tmp_path):
 def test_unknown_tasks_are_refused():
     with pytest.raises(ValueError, match="no task 'ocr'"):
         TokeniseConfig(tasks={"ocr": {}})
+
+
+def _documents(tmp_path, kinds):
+    for number in range(3):
+        picture = Image.new("RGB", (16, 16), (60 * number, 0, 0))
+        picture.save(tmp_path / f"{number}.png")
+    lines = [json.dumps({"parts": kind}) for kind in kinds]
+    (tmp_path / "docs.jsonl").write_text("\n".join(lines))
+    return _load(tmp_path)[0]
+
+
+def _pairs(rows, tools, **flags):
+    flags = {"with_tasks": True, "with_query": True, **flags}
+    refusals = Refusals(accepted=len(rows))
+    found = tokenise.records(rows, tools, CONFIG, refusals, **flags)
+    return found[tokenise.PAIRS], refusals
+
+
+def test_documents_have_the_vectors_of_their_text_and_the_mean_of_their_pictures(
+    tmp_path,
+):
+    shown = [{"image": f"{number}.png"} for number in range(3)]
+    kinds = [["a", shown[1], "b", shown[2]], ["text"], [shown[2]]]
+    rows = _documents(tmp_path, kinds)
+    (mixed, text, picture), _ = _pairs(rows, make_tools())
+    assert [one.task for one in (mixed, text, picture)] == ["document"] * 3
+    np.testing.assert_allclose(mixed.image_vector, [1, 0])
+    mean = np.array([90, 0.2]) / np.linalg.norm([90, 0.2])
+    np.testing.assert_allclose(mixed.query_image_vector, mean, atol=1e-3)
+    np.testing.assert_allclose(picture.image_vector, [120, 0])
+    assert len(text.image_vector) == len(picture.text_vector) == 0
+    np.testing.assert_array_equal(mixed.modality, [0, 1, 0, 1])
+    assert len({one.content_hash for one in (mixed, text, picture)}) == 3
+
+
+def test_a_picture_of_several_rows_is_decoded_and_encoded_once(tmp_path):
+    rows = _documents(tmp_path, [["a", {"image": "1.png"}], ["b", {"image": "1.png"}]])
+    tools = make_tools()
+    _pairs(rows, tools)
+    assert tools.encode_pictures.num_pictures == 1
+
+
+def test_given_vectors_are_taken_and_the_rest_is_embedded(tmp_path):
+    class Given:
+        def find(self, row):
+            return {"image": np.array([0.6, 0.8])} if row.id == "0001.png" else {}
+
+    rows, _ = _load(make_folder(tmp_path))
+    tools = dataclasses.replace(make_tools(), given=Given())
+    made, _ = _pairs(rows, tools)
+    np.testing.assert_allclose(made[1].image_vector, [0.6, 0.8], atol=1e-3)
+    assert len(made[1].text_vector) == 0 and len(made[1].query_image_vector) == 2
+    np.testing.assert_allclose(made[2].image_vector, [20, 0])
+    alone = dataclasses.replace(tools, embedder=None)
+    made, _ = _pairs(rows, alone)
+    assert [len(one.image_vector) for one in made] == [0, 2, 0, 0, 0, 0]
+
+
+SPELT = "</s> <break> <sentinel:0> <s> <unk> <pad> <0x41> \u2581 <end>"
+
+
+def test_control_tokens_spelt_out_stay_text_from_file_to_record(tmp_path):
+    learnt = [SPELT] * 50 + ["a plain caption"]
+    tokenizer = text.train(learnt, 400, tmp_path / "text.model")
+    (tmp_path / "pictures").mkdir()
+    spelt = [["spelt " + SPELT, {"image": "1.png"}], [SPELT, "\u202eabc e\u0301"]]
+    rows = _documents(tmp_path / "pictures", spelt)
+    vocab = dataclasses.replace(VOCAB, text_size=tokenizer.vocab_size)
+    tools = dataclasses.replace(make_tools(), vocab=vocab, encode_text=tokenizer.encode)
+    made, refusals = _pairs(rows, tools)
+    assert refusals.refused == 0
+    for record, wanted in zip(
+        made, ("spelt " + SPELT, SPELT + "\n\u202eabc e\u0301"), strict=True
+    ):
+        segments = record.document(vocab).segments
+        assert tokenizer.decode(segments[0].ids.tolist()) == wanted
+        assert segments[0].ids.min() > vocab.UNK
+
+
+@pytest.mark.parametrize("bad", [2, VOCAB.break_id, VOCAB.text_size])
+def test_a_tokenizer_that_parses_control_tokens_is_caught_row_by_row(tmp_path, bad):
+    def parsing(text):
+        return [bad] if "b picture" in text else _encode(text)
+
+    rows, _ = _load(make_folder(tmp_path))
+    tools = dataclasses.replace(make_tools(), encode_text=parsing)
+    made, refusals = _pairs(rows, tools)
+    assert [one.id for one in made] == [f"{k:04d}.png" for k in (0, 2, 3, 4, 5)]
+    assert refusals.to_json()["by_reason"] == {"control-id": 1}
+    assert (refusals.accepted, refusals.total) == (5, 6)

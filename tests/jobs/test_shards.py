@@ -3,6 +3,8 @@ import importlib.util
 import io
 import json
 import pathlib
+import subprocess
+import sys
 import tarfile
 from concurrent import futures
 
@@ -143,6 +145,25 @@ def test_hosts_together_write_what_one_writes(tmp_path, monkeypatch, kind, num_h
     assert first == whole and others == [None] * (num_hosts - 1)
     assert _files(tmp_path / "some") == _files(tmp_path / "whole")
     assert first["sets"]["pairs"]["train"]["records"] >= 13
+
+
+_PROCESS = """
+import dataclasses, importlib.util, pathlib, sys
+spec = importlib.util.spec_from_file_location("tests_of_shards", sys.argv[1])
+tests = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tests)
+job = tests._job(pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3]))
+tests.shards.write(dataclasses.replace(job, host=int(sys.argv[4]), num_hosts=2))
+"""
+
+
+def test_two_processes_write_what_one_writes(tmp_path):
+    pictures = _tars(tmp_path / "pictures")
+    shards.write(_job(tmp_path / "whole", pictures))
+    command = [sys.executable, "-c", _PROCESS, __file__, tmp_path / "some", pictures]
+    hosts = [subprocess.Popen([*command, str(host)]) for host in range(2)]
+    assert [host.wait(120) for host in hosts] == [0, 0]
+    assert _files(tmp_path / "some") == _files(tmp_path / "whole")
 
 
 def test_another_number_of_hosts_goes_on_where_some_stopped(tmp_path, monkeypatch):

@@ -1,0 +1,89 @@
+import io
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+from PIL import Image
+
+from cm3leon_jax.data import pictures
+from cm3leon_jax.data.pictures import PictureConfig
+from cm3leon_jax.data.refusals import Reason
+
+
+def _png(colour):
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (colour, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _write(root, features, examples, split="train"):
+    """A prepared data set, as `tfds build --file_format=array_record` leaves it."""
+    features = tfds.features.FeaturesDict(features)
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=root,
+        template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+        dataset_name="drawn",
+        split=split,
+        filetype_suffix="array_record",
+    )
+    path = template.sharded_filepath(shard_index=0, num_shards=1)
+    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+    for example in examples:
+        writer.write(features.serialize_example(features.encode_example(example)))
+    writer.close()
+    identity = tfds.core.DatasetIdentity(
+        name="drawn",
+        version=tfds.core.Version("1.0.0"),
+        data_dir=str(root),
+        module_name=__name__,
+    )
+    info = tfds.core.DatasetInfo(builder=identity, features=features)
+    info.set_file_format("array_record")
+    lengths = {"shard_lengths": [len(examples)], "num_bytes": 1}
+    described = tfds.core.SplitInfo(name=split, filename_template=template, **lengths)
+    info.set_splits(tfds.core.SplitDict([described]))
+    info.write_to_directory(str(root))
+    return root
+
+
+def test_examples_come_with_their_encoded_pictures(tmp_path, read):
+    features = {
+        "image": tfds.features.Image(shape=(None, None, 3)),
+        "text": tfds.features.Text(),
+        "license": tfds.features.Text(),
+    }
+    texts = ["one", "", "three"]
+    examples = [
+        {"image": io.BytesIO(_png(k * 40)), "text": text, "license": "CC0"}
+        for k, text in enumerate(texts)
+    ]
+    path = _write(tmp_path, features, examples)
+    rows, by_reason, _ = read(path)
+    assert sorted((row.text, row.licence) for row in rows) == [
+        ("one", "CC0"),
+        ("three", "CC0"),
+    ]
+    assert by_reason == {Reason.EMPTY_CAPTION.value: 1}
+    for row in rows:
+        pixels = pictures.load(row.picture, PictureConfig(image_size=8))
+        np.testing.assert_array_equal(pixels[0, 0], [40 * texts.index(row.text), 0, 0])
+
+
+def test_captions_of_a_sequence_are_rows_of_one_group(tmp_path, read):
+    features = {
+        "image": tfds.features.Image(shape=(None, None, 3)),
+        "captions": tfds.features.Sequence({"text": tfds.features.Text()}),
+    }
+    captions = [{"text": "a"}, {"text": "b"}]
+    examples = [{"image": io.BytesIO(_png(1)), "captions": captions}]
+    rows, _, _ = read(_write(tmp_path, features, examples, "val"), strict=True)
+    assert [(row.id, row.text) for row in rows] == [("val:0", "a"), ("val:0#1", "b")]
+    assert {row.group for row in rows} == {"val:0"}
+
+
+def test_a_data_set_without_pictures_is_an_error(tmp_path, read):
+    features = {"text": tfds.features.Text()}
+    path = _write(tmp_path, features, [{"text": "x"}])
+    with pytest.raises(ValueError, match="picture features \\[\\]"):
+        read(path)
