@@ -202,7 +202,7 @@ def ours(shape, weights):
     now = now._replace(model=checkpoint.unflatten(drawn, now.model))
     batch = rows(shape)
     one = jax.jit(
-        step.make(step.StepConfig(), update, vocab, num_shards=mesh.size),
+        step.make(step.StepConfig(), update, vocab, mesh=mesh),
         in_shardings=(places, sharding.batch_sharding(mesh)),
         out_shardings=(places, None),
         donate_argnums=0,

@@ -252,8 +252,10 @@ def spread(attention: Attention, mesh: jax.sharding.Mesh) -> Attention:
 
     Args:
       attention: of the signature of `attention.attend_packed`.
-      mesh: from `make_mesh`.
+      mesh: from `make_mesh`; of one device it changes nothing.
     """
+    if mesh.size == 1:
+        return attention
     heads = spec(("batch", "length", "heads", "head_dim"))
     pieces = mesh.shape["sequence"]
 

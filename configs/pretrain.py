@@ -61,6 +61,15 @@ def get_config(arg=None):
         mu_dtype="float32",
         trained=("*",),  # patterns of parameter names
     )
+    config.attention = dict(
+        kind="auto",  # "xla" on CPU, "splash" on TPU, "cudnn" on GPU; or "triton"
+        block_q=512,  # tiles of splash attention: queries and keys, forward
+        block_kv=1024,
+        block_kv_compute=512,
+        block_q_dkv=512,  # and backward
+        block_kv_dkv=2048,
+        block_kv_dkv_compute=512,
+    )
     config.step = dict(
         num_microbatches=1,
         chunk_mb=512.0,  # of logits a device
@@ -105,7 +114,7 @@ def get_config(arg=None):
         # Some thousand pictures of one's own are soon known by heart.
         config.loop.update(num_steps=600 if arg["full"] else 300, eval_every=100)
     if arg["debug"]:
-        _debug(config)
+        _debug(config, size)
     return config
 
 
@@ -200,10 +209,16 @@ def _quick(config, num_steps):
     )
 
 
-def _debug(config):
+def _debug(config, size):
+    """The size's own proportions, a thirty-second as wide and a twelfth as deep."""
     small(config, length=128, rows=4)
+    width, heads = size["dim"] // 32, size["heads"] // 8
     config.model.update(
-        num_layers=2, num_heads=2, model_dim=32, head_dim=16, mlp_dim=64
+        num_layers=size["layers"] // 12,
+        num_heads=heads,
+        model_dim=width,
+        head_dim=width // heads,
+        mlp_dim=4 * width,
     )
     config.optimizer.warmup_steps = 2
     config.loop.update(

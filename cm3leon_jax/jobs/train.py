@@ -25,7 +25,7 @@ from cm3leon_jax import sharding, storage
 from cm3leon_jax.data import pipeline, shards, streams
 from cm3leon_jax.documents import cm3, packing
 from cm3leon_jax.jobs import folder, preview, resumption
-from cm3leon_jax.models import transformer
+from cm3leon_jax.models import kernels, transformer
 from cm3leon_jax.train import (
     checkpoint,
     guard,
@@ -53,7 +53,8 @@ class _Parts:
     step: step.StepConfig
     mesh: jax.sharding.Mesh
     update: Any  # optax.GradientTransformation
-    num_shards: int  # devices that share a batch's logits
+    attention: kernels.Attention  # of the training rows
+    packed_attention: kernels.Attention  # of rows of several documents
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -79,7 +80,11 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> None:
     start, places = _start(config, parts)
     one_step = jax.jit(
         step.make(
-            parts.step, parts.update, parts.info.vocab, num_shards=parts.num_shards
+            parts.step,
+            parts.update,
+            parts.info.vocab,
+            attention=parts.attention,
+            mesh=parts.mesh,
         ),
         in_shardings=(places, sharding.batch_sharding(parts.mesh)),
         out_shardings=(places, None),
@@ -88,7 +93,7 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> None:
     norm = jax.jit(optax.tree.norm)
     final = loop.run(
         start,
-        lambda now, rows: one_step(now, sharding.put_batch(rows, parts.mesh)),
+        lambda now, rows: one_step(now, _put(rows, parts)),
         batches,
         num_steps=config.loop.num_steps,
         checkpointer=checkpoint.Checkpointer(
@@ -116,6 +121,12 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> None:
     scores = evaluate.scores or evaluate(final)
     if hosts.is_first():
         folder.finish(workdir, scores)
+
+
+def _put(rows: packing.Batch, parts: _Parts) -> packing.Batch:
+    """This host's rows on its devices, if the model knows their ids."""
+    step.check(rows, parts.model.vocab_size, parts.model.max_length)
+    return sharding.put_batch(rows, parts.mesh)
 
 
 def _batches(
@@ -202,9 +213,16 @@ def _resolve(config: ml_collections.ConfigDict) -> _Parts:
     if loader.max_length > model.max_length:
         raise ValueError(
             f"loader.max_length={loader.max_length} tokens a row need as many"
-            f" positions; model.max_length={model.max_length}"
+            f" positions; the longest is model.max_length={model.max_length}"
         )
     mesh = sharding.make_mesh(sharding.MeshConfig(**config.mesh.to_dict()))
+    sharding.check_rows(
+        mesh,
+        num_rows=loader.batch_size,
+        length=loader.max_length,
+        num_heads=model.num_heads,
+        num_microbatches=config.step.num_microbatches,
+    )
     shapes = jax.eval_shape(lambda: _model(model))
     optimizer_config = optimizer.OptimizerConfig(
         num_steps=config.loop.num_steps, **config.optimizer.to_dict()
@@ -219,8 +237,25 @@ def _resolve(config: ml_collections.ConfigDict) -> _Parts:
             optimizer.make(optimizer_config, shapes),
             guard.GuardConfig(**config.guard.to_dict()),
         ),
-        num_shards=mesh.size,
+        attention=_attention(config, model, mesh, loader.packing != "cut"),
+        packed_attention=_attention(config, model, mesh, True),
     )
+
+
+def _attention(
+    config: ml_collections.ConfigDict,
+    model: transformer.TransformerConfig,
+    mesh: jax.sharding.Mesh,
+    is_packed: bool,
+) -> kernels.Attention:
+    """The kernel that the config asks for, on the mesh."""
+    kernel = kernels.choose(
+        kernels.AttentionConfig(**config.attention.to_dict()),
+        mesh.devices.flat[0].platform,
+        dtype=model.dtype,
+        is_packed=is_packed,
+    )
+    return sharding.spread(kernel, mesh)
 
 
 def _model_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -292,7 +327,12 @@ class _Evaluation:
         self._mesh = parts.mesh
         self._rows = {n: _held_out(config, n) for n in config.evaluation.neighbors}
         self._sums_of = jax.jit(
-            step.evaluation(parts.step, parts.info.vocab, num_shards=parts.num_shards)
+            step.evaluation(
+                parts.step,
+                parts.info.vocab,
+                attention=parts.packed_attention,
+                mesh=parts.mesh,
+            )
         )
 
     def __call__(self, now: state.TrainState) -> dict[str, float]:

@@ -15,12 +15,12 @@ Letters: B rows, L sequence, D model width, V vocabulary; lower case: this devic
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import PartitionSpec
 
 from cm3leon_jax import sharding
@@ -87,21 +87,28 @@ def next_token_loss(
 
 
 def chunks_for(
-    chunk_bytes: int, *, batch: int, length: int, vocab_size: int, num_shards: int = 1
+    chunk_bytes: int,
+    *,
+    num_rows: int,
+    length: int,
+    vocab_size: int,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> int:
     """Returns the fewest pieces of a row whose logits fit `chunk_bytes` a device.
 
     Args:
       chunk_bytes: limit for one piece's float32 logits on one device.
-      batch: rows of the whole (micro)batch, B.
-      length: L, which the result divides.
+      num_rows: B, of the whole (micro)batch.
+      length: L; the result divides a device's part of it.
       vocab_size: V.
-      num_shards: devices that the logits are spread over.
+      mesh: that the logits are spread over; one device by default.
     """
-    whole = batch * length * vocab_size * _LOGIT_BYTES / num_shards
-    wanted = max(1, int(np.ceil(whole / chunk_bytes)))
-    divisors = [n for n in range(1, length + 1) if length % n == 0]
-    return next((n for n in divisors if n >= wanted), length)
+    local_length = length // sharding.count(mesh, "length")
+    shards = sharding.count(mesh, "batch", "length", "vocab")
+    logits = num_rows * length * vocab_size / shards
+    wanted = max(1, math.ceil(logits * _LOGIT_BYTES / chunk_bytes))
+    divisors = [n for n in range(1, local_length + 1) if local_length % n == 0]
+    return next((n for n in divisors if n >= wanted), local_length)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))

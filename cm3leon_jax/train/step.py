@@ -5,15 +5,18 @@ Letters: B rows, L sequence, A microbatches.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from cm3leon_jax import sharding
 from cm3leon_jax import vocab as vocab_lib
 from cm3leon_jax.documents.packing import Batch
-from cm3leon_jax.models import transformer
+from cm3leon_jax.models import attention as attention_lib
+from cm3leon_jax.models import block, transformer
 from cm3leon_jax.train import guard, losses
 from cm3leon_jax.train.state import TrainState
 
@@ -42,7 +45,7 @@ def make(
     vocab: vocab_lib.Vocab,
     *,
     attention: transformer.Attention | None = None,
-    num_shards: int = 1,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns the step, to be jitted once by the caller, its state donated.
 
@@ -54,20 +57,19 @@ def make(
       config: the pieces.
       optimizer: from `optimizer.make`.
       vocab: whose id ranges tell text from pictures.
-      attention: see `transformer.Transformer.__call__`.
-      num_shards: devices that share a batch's logits.
+      attention: see `transformer.Transformer.__call__`; on a mesh wrapped by
+        `sharding.spread`.
+      mesh: that state and batch lie on; one device by default.
     """
+    on = _place(attention, mesh)
     gradients_of = jax.value_and_grad(
-        lambda model, batch: _sums(
-            model, batch, config, vocab, attention=attention, num_shards=num_shards
-        ),
-        has_aux=True,
+        lambda model, batch: _sums(model, batch, config, vocab, on), has_aux=True
     )
     optimizer = optax.with_extra_args_support(optimizer)
 
     def step(state: TrainState, batch: Batch):
         (total, sums), gradient = _accumulated(
-            gradients_of, state.model, batch, config.num_microbatches
+            gradients_of, state.model, batch, config.num_microbatches, on
         )
         weight = jnp.maximum(sums["weight"], _NO_TOKENS)
         gradient = jax.tree.map(lambda g: g / weight, gradient)
@@ -90,15 +92,41 @@ def evaluation(
     vocab: vocab_lib.Vocab,
     *,
     attention: transformer.Attention | None = None,
-    num_shards: int = 1,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> Callable[[transformer.Transformer, Batch], dict[str, jax.Array]]:
     """Returns a function `(model, batch) -> sums`, to be jitted by the caller.
 
     Sums of several batches are added, then `means` makes losses of them.
     """
-    return lambda model, batch: _sums(
-        model, batch, config, vocab, attention=attention, num_shards=num_shards
-    )[1]
+    on = _place(attention, mesh)
+    return lambda model, batch: _sums(model, batch, config, vocab, on)[1]
+
+
+def check(batch: Batch, vocab_size: int, max_length: int) -> None:
+    """Refuses rows with ids or positions that the model's tables do not have.
+
+    A device would take the nearest row of the table, without a word.
+
+    Args:
+      batch: this host's rows, on the host.
+      vocab_size: ids of the model.
+      max_length: positions of the model.
+
+    Raises:
+      ValueError: naming the first such value and its place.
+    """
+    for name, limit, remedy in (
+        ("tokens_BL", vocab_size, "shards of the model's vocabulary"),
+        ("targets_BL", vocab_size, "shards of the model's vocabulary"),
+        ("positions_BL", max_length, "shorter rows or a longer model.max_length"),
+    ):
+        values = np.asarray(getattr(batch, name))
+        if values.min() < 0 or values.max() >= limit:
+            row, place = np.argwhere((values < 0) | (values >= limit))[0]
+            raise ValueError(
+                f"{name} is {values[row, place]} in row {row} at {place} and must be"
+                f" in [0, {limit - 1}]; use {remedy}"
+            )
 
 
 def means(sums: dict[str, Any]) -> dict[str, float]:
@@ -114,35 +142,53 @@ def means(sums: dict[str, Any]) -> dict[str, float]:
     return found
 
 
+class _Place(NamedTuple):
+    """Where a step runs."""
+
+    mesh: jax.sharding.Mesh | None
+    attention: transformer.Attention
+    constrain: block.Constrain
+
+
+def _place(
+    attention: transformer.Attention | None, mesh: jax.sharding.Mesh | None
+) -> _Place:
+    if mesh is None or mesh.size == 1:
+        return _Place(None, attention or attention_lib.attend_packed, block.anywhere)
+    attention = attention or sharding.spread(attention_lib.attend_packed, mesh)
+    return _Place(mesh, attention, sharding.constrain(mesh))
+
+
 def _sums(
     model: transformer.Transformer,
     batch: Batch,
     config: StepConfig,
     vocab: vocab_lib.Vocab,
-    *,
-    attention: transformer.Attention | None,
-    num_shards: int,
+    on: _Place,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The objective's sum over a batch, and sums by modality of the target."""
-    rows, length = batch.tokens_BL.shape
-    num_chunks = losses.chunks_for(
-        int(config.chunk_mb * 1e6),
-        batch=rows,
-        length=length,
-        vocab_size=model.config.vocab_size,
-        num_shards=num_shards,
-    )
     x_BLD = model(
-        batch.tokens_BL, batch.positions_BL, batch.segment_ids_BL, attention=attention
+        batch.tokens_BL,
+        batch.positions_BL,
+        batch.segment_ids_BL,
+        attention=on.attention,
+        constrain=on.constrain,
     )
     total, nll_BL = losses.next_token_loss(
         x_BLD,
-        model.output_table.astype(x_BLD.dtype),
+        model.output_table,
         batch.targets_BL,
         batch.weights_BL,
-        num_chunks=num_chunks,
+        num_chunks=losses.chunks_for(
+            int(config.chunk_mb * 1e6),
+            num_rows=batch.tokens_BL.shape[0],
+            length=batch.tokens_BL.shape[1],
+            vocab_size=model.config.vocab_size,
+            mesh=on.mesh,
+        ),
         z_loss=config.z_loss,
         product_dtype=model.config.product_dtype,
+        mesh=on.mesh,
     )
     # What the losses are reported over: every token with a weight, weighted.
     weights_BL = batch.weights_BL
@@ -170,7 +216,7 @@ def _by_position(suffix: str, weights_BL, nll_BL, positions_BL) -> dict[str, jax
     return sums
 
 
-def _accumulated(gradients_of, model, batch: Batch, num_microbatches: int):
+def _accumulated(gradients_of, model, batch: Batch, num_microbatches: int, on: _Place):
     """Adds up objective, sums and gradient over microbatches."""
     if num_microbatches == 1:
         return gradients_of(model, batch)
@@ -181,7 +227,7 @@ def _accumulated(gradients_of, model, batch: Batch, num_microbatches: int):
             raise ValueError(f"{num_microbatches=} must divide the {rows} rows a step")
         # Strided, so that every device keeps a share of each microbatch.
         x_AB = x_BL.reshape(rows // num_microbatches, num_microbatches, *x_BL.shape[1:])
-        return jnp.moveaxis(x_AB, 1, 0)
+        return on.constrain(jnp.moveaxis(x_AB, 1, 0), (None, "batch", "length"))
 
     def add(carry, microbatch):
         part = gradients_of(model, microbatch)

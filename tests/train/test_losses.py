@@ -9,6 +9,8 @@ from jax.sharding import NamedSharding
 from cm3leon_jax import sharding
 from cm3leon_jax.train import losses
 
+CHUNKED = {"num_rows": 8, "length": 256, "vocab_size": 1000}
+
 
 def inputs(batch=2, length=12, width=8, vocab=30):
     rng = np.random.default_rng(0)
@@ -108,8 +110,15 @@ def test_loss_of_weightless_rows_is_0_with_finite_gradients():
     ("chunk_bytes", "expected"), [(10**9, 1), (4 * 8 * 256 * 1000, 1), (10**6, 16)]
 )
 def test_chunks_are_the_fewest_that_fit_and_divide(chunk_bytes, expected):
-    got = losses.chunks_for(chunk_bytes, batch=8, length=256, vocab_size=1000)
+    got = losses.chunks_for(chunk_bytes, **CHUNKED)
     assert got == expected
+
+
+def test_chunks_divide_what_a_device_has():
+    mesh = sharding.make_mesh(sharding.MeshConfig(fsdp=2, tensor=2, sequence=2))
+    share = 4 * 4 * 128 * 500  # bytes of a device's logits
+    assert losses.chunks_for(share, mesh=mesh, **CHUNKED) == 1
+    assert losses.chunks_for(1, mesh=mesh, **CHUNKED) == 128
 
 
 def test_chunks_that_do_not_divide_are_refused():

@@ -2,6 +2,9 @@
 
 import dataclasses
 import functools
+import itertools
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -13,21 +16,31 @@ from cm3leon_jax import vocab as vocab_lib
 from cm3leon_jax.documents import packing
 from cm3leon_jax.models import transformer
 from cm3leon_jax.train import checkpoint, optimizer, state, step
+from configs import pretrain
 
 VOCAB = vocab_lib.Vocab(
     text_size=32, image_size=16, control_size=16, num_sentinels=8, codes_per_image=4
 )
 MODEL = transformer.TransformerConfig(
     num_layers=2,
-    num_heads=4,
+    num_heads=8,
     model_dim=32,
-    head_dim=8,
+    head_dim=4,
     mlp_dim=64,
     vocab_size=64,
     max_length=16,
     init_std=0.05,
 )
-OPTIMIZER = optimizer.OptimizerConfig(peak_lr=1e-2, warmup_steps=1, num_steps=100)
+OPTIMIZER = optimizer.OptimizerConfig(peak_lr=2e-3, warmup_steps=1, num_steps=100)
+MESHES = [  # data, fsdp, tensor, sequence
+    sizes
+    for sizes in itertools.product((1, 2, 4, 8), repeat=4)
+    if np.prod(sizes) in (1, 2, 4, 8)
+]
+FEW_MESHES = [(2, 1, 1, 1), (1, 4, 1, 1), (1, 1, 4, 2), (2, 2, 2, 1), (1, 2, 2, 2)]
+
+START_KEY = jax.random.key(0)
+TENSOR = re.compile(r"tensor<((?:\d+x)*\d+)x[a-z]+\d+>")
 
 
 def batch(seed=0, rows=8, length=16):
@@ -54,12 +67,12 @@ def _rngs():
 
 @functools.cache
 def start():
-    return jax.jit(lambda key: state.init(MODEL, update(), key))(jax.random.key(0))
+    return jax.jit(lambda key: state.init(MODEL, update(), key))(START_KEY)
 
 
 def run(steps=3, mesh=None, **options):
     config = step.StepConfig(**options)
-    one = jax.jit(step.make(config, update(), VOCAB))
+    one = jax.jit(step.make(config, update(), VOCAB, mesh=mesh))
     now, losses = start(), []
     for i in range(steps):
         rows = batch(i)
@@ -81,11 +94,9 @@ def plain():
 
 def assert_same(got, expected):
     np.testing.assert_allclose(got[1], expected[1], rtol=1e-5)
-    pairs = (checkpoint.flatten(x[0].model) for x in (got, expected))
-    a, b = pairs
+    a, b = (checkpoint.flatten(x[0].model) for x in (got, expected))
     for name in a:
-        # Adam divides by tiny second moments: an update is at most lr a step.
-        np.testing.assert_allclose(a[name], b[name], atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(a[name], b[name], atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("num_microbatches", [2, 8])
@@ -98,7 +109,11 @@ def test_chunks_of_the_loss_change_nothing():
 
 
 @pytest.mark.parametrize(
-    "sizes", [(2, 1, 1, 1), (1, 4, 1, 1), (1, 1, 4, 1), (2, 2, 2, 1), (1, 2, 2, 2)]
+    "sizes",
+    [
+        pytest.param(sizes, marks=[] if sizes in FEW_MESHES else pytest.mark.slow)
+        for sizes in MESHES
+    ],
 )
 def test_devices_in_every_axis_change_nothing(sizes):
     count = int(np.prod(sizes))
@@ -131,6 +146,18 @@ def test_evaluation_is_the_loss_that_the_step_reports():
     assert found["perplexity_text"] > 1 and found["perplexity_image"] > 1
 
 
+def test_step_makes_no_array_of_all_logits():
+    """Looked for in the whole program: parameters, activations, loops, both passes."""
+    rows, length, vocab_size = 8, 16, 104
+    config = dataclasses.replace(MODEL, vocab_size=vocab_size)
+    now = jax.eval_shape(lambda key: state.init(config, update(), key), START_KEY)
+    pieces = step.StepConfig(chunk_mb=4 * rows * 2 * vocab_size / 1e6)  # two tokens
+    text = jax.jit(step.make(pieces, update(), VOCAB)).lower(now, batch()).as_text()
+    sizes = [math.prod(map(int, dims.split("x"))) for dims in TENSOR.findall(text)]
+    assert rows * 2 * vocab_size in sizes  # a piece
+    assert rows * length * vocab_size not in sizes
+
+
 def test_losses_by_modality_add_up_to_the_loss():
     rows = batch()
     keep = VOCAB.is_text(rows.targets_BL) | VOCAB.is_image(rows.targets_BL)
@@ -146,6 +173,22 @@ def test_microbatches_that_do_not_divide_are_refused():
         run(num_microbatches=3)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("tokens_BL", 64, r"tokens_BL is 64 in row 2 at 3 and must be in \[0, 63\]"),
+        ("targets_BL", -1, "targets_BL is -1 .*vocabulary"),
+        ("positions_BL", 16, "positions_BL is 16 .* longer model.max_length"),
+    ],
+)
+def test_ids_and_positions_out_of_range_are_refused(name, value, message):
+    rows = batch()
+    step.check(rows, MODEL.vocab_size, MODEL.max_length)
+    getattr(rows, name)[2, 3] = value
+    with pytest.raises(ValueError, match=message):
+        step.check(rows, MODEL.vocab_size, MODEL.max_length)
+
+
 def test_saved_and_restored_run_equals_one_that_never_stopped(tmp_path):
     one = jax.jit(step.make(step.StepConfig(), update(), VOCAB))
     now, _ = one(start(), batch(0))
@@ -159,12 +202,28 @@ def test_saved_and_restored_run_equals_one_that_never_stopped(tmp_path):
         assert a.tobytes() == b.tobytes()
 
 
-def test_golden_first_step():
+@pytest.mark.parametrize(
+    ("size", "loss", "norm"),
+    [
+        ("350m", 4.2037902, 1.8402700),
+        ("760m", 4.2124720, 3.2091377),
+        ("7b", 4.9657936, 14.5234499),
+    ],
+)
+def test_golden_first_step(size, loss, norm):
     """Changes here mean that training changed: say so in the changelog."""
-    _, metrics = jax.jit(step.make(step.StepConfig(), update(), VOCAB))(
-        start(), batch(0)
+    config = pretrain.get_config(f"{size},debug")
+    fields = config.model.to_dict() | {"vocab_size": 64, "product_dtype": None}
+    model = transformer.TransformerConfig(**fields)
+    shapes = jax.eval_shape(lambda: transformer.Transformer(model, rngs=_rngs()))
+    change = optimizer.OptimizerConfig(
+        num_steps=config.loop.num_steps, **config.optimizer.to_dict()
     )
-    golden = {"loss": GOLDEN_LOSS, "gradient_norm": GOLDEN_NORM}
+    change = optimizer.make(change, shapes)
+    now = jax.jit(lambda key: state.init(model, change, key))(START_KEY)
+    one = jax.jit(step.make(step.StepConfig(**config.step.to_dict()), change, VOCAB))
+    _, metrics = one(now, batch(0))
+    golden = {"loss": loss, "gradient_norm": norm}
     got = {name: float(metrics[name]) for name in golden}
     assert got == pytest.approx(golden, rel=1e-5)
 
@@ -198,9 +257,6 @@ def test_products_in_bfloat16_train_as_in_float32():
         now, metrics = one(now, batch(i))
         losses.append(float(metrics["loss"]))
     assert losses == pytest.approx(plain()[1], rel=1e-2)
-
-
-GOLDEN_LOSS, GOLDEN_NORM = 4.2291694, 2.0159514
 
 
 def test_losses_by_position_are_those_of_the_tokens_there(monkeypatch):
