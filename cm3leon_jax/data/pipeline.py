@@ -15,12 +15,14 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
+from concurrent import futures
 from typing import Any
 
 import grain
 from grain import experimental as grain_experimental
 
-from cm3leon_jax.data import shards, streams
+from cm3leon_jax.data import rows as row_lib
+from cm3leon_jax.data import shards
 from cm3leon_jax.data.mixture import InOrder, Mixture
 from cm3leon_jax.data.shards import SetInfo, Source
 from cm3leon_jax.data.streams import Counts, Documents, LoaderConfig
@@ -53,6 +55,7 @@ def load(
     host_index: int = 0,
     num_hosts: int = 1,
     prefetch: int = 2,
+    num_workers: int = 1,
 ) -> grain.IterDataset[Batch]:
     """Returns the endless dataset of this host's batches.
 
@@ -63,6 +66,8 @@ def load(
       host_index: Which host this is.
       num_hosts: How many there are; divides `config.num_streams`.
       prefetch: Batches made ahead by a thread; 0 for none.
+      num_workers: Threads that share the streams of a batch. One makes several times
+        what an accelerator eats; more hide the latency of distant disks.
 
     Raises:
       ValueError: If sets were made with other tokenizers, or hosts do not divide the
@@ -87,7 +92,9 @@ def load(
     with_neighbors = [spec.with_neighbors for spec in specs]
     documents = Documents(sources, mixture, config, info.vocab, with_neighbors)
     fingerprint = _fingerprint(specs, sources, config)
-    dataset: grain.IterDataset[Batch] = _Batches(documents, owned, fingerprint)
+    dataset: grain.IterDataset[Batch] = _Batches(
+        documents, owned, fingerprint, num_workers
+    )
     if prefetch:
         dataset = grain_experimental.ThreadPrefetchIterDataset(
             dataset, prefetch_buffer_size=prefetch
@@ -98,11 +105,18 @@ def load(
 class _Batches(grain.IterDataset[Batch]):
     """This host's batches."""
 
-    def __init__(self, documents: Documents, owned: Sequence[int], fingerprint: str):
+    def __init__(
+        self,
+        documents: Documents,
+        owned: Sequence[int],
+        fingerprint: str,
+        num_workers: int,
+    ):
         super().__init__()
         self._documents = documents
         self._owned = owned
         self._fingerprint = fingerprint
+        self._num_workers = num_workers
 
     @property
     def counts(self) -> Counts:
@@ -110,24 +124,36 @@ class _Batches(grain.IterDataset[Batch]):
         return self._documents.counts
 
     def __iter__(self) -> _BatchIterator:
-        return _BatchIterator(self._documents, self._owned, self._fingerprint)
+        return _BatchIterator(
+            self._documents, self._owned, self._fingerprint, self._num_workers
+        )
 
 
 class _BatchIterator(grain.DatasetIterator[Batch]):
     """Rows of all owned streams, one batch a step."""
 
-    def __init__(self, documents: Documents, owned: Sequence[int], fingerprint: str):
+    def __init__(
+        self,
+        documents: Documents,
+        owned: Sequence[int],
+        fingerprint: str,
+        num_workers: int,
+    ):
         super().__init__()
         self._documents = documents
         self._owned = owned
         self._fingerprint = fingerprint
+        self._pool = (
+            futures.ThreadPoolExecutor(num_workers) if num_workers > 1 else None
+        )
         config = documents.config
         self._rows_per_stream = config.batch_size // config.num_streams
         self._streams = self._make(None)
 
     def __next__(self) -> Batch:
-        rows = [stream.rows(self._rows_per_stream) for stream in self._streams]
-        return packing.concatenate(rows)
+        work = self._pool.map if self._pool else map
+        made = work(lambda stream: stream.rows(self._rows_per_stream), self._streams)
+        return packing.concatenate(list(made))
 
     def get_state(self) -> dict[str, Any]:
         """A few numbers a stream, JSON values."""
@@ -156,8 +182,8 @@ class _BatchIterator(grain.DatasetIterator[Batch]):
             )
         self._streams = self._make(state["streams"])
 
-    def _make(self, states: dict[str, Any] | None) -> list[streams.Stream]:
-        kind = streams.STREAMS[self._documents.config.packing]
+    def _make(self, states: dict[str, Any] | None) -> list[row_lib.Stream]:
+        kind = row_lib.STREAMS[self._documents.config.packing]
         return [
             kind(self._documents, number, states[str(number)] if states else None)
             for number in self._owned
@@ -189,7 +215,7 @@ def one_pass(
     for start in range(0, end, config.read_ahead):
         numbers = range(start, min(start + config.read_ahead, end))
         for number, record in zip(numbers, documents.read(numbers), strict=True):
-            piece = streams.make_piece(documents, number, record)
+            piece = row_lib.make_piece(documents, number, record)
             row = open_rows.add(piece) if piece else None
             rows += [row] if row else []
         while len(rows) >= config.batch_size:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -63,6 +63,18 @@ class Piece:
         return len(self.ids) - 1
 
 
+class AbstractSlots(Protocol):
+    """What is packed, as far as packing looks at it: a `Piece`, or its promise."""
+
+    @property
+    def slots(self) -> int:
+        """Places that it takes in a row."""
+        ...
+
+
+_Packed = TypeVar("_Packed", bound=AbstractSlots)
+
+
 @dataclasses.dataclass(frozen=True)
 class LossWeights:
     """How much a token's prediction counts.
@@ -103,7 +115,7 @@ def weigh(
     return weights
 
 
-class OpenRows:
+class OpenRows(Generic[_Packed]):
     """First-fit packing of a stream: a few rows stay open until they are full.
 
     A piece goes into the first open row that has room. When none has and no more may be
@@ -111,7 +123,7 @@ class OpenRows:
     """
 
     def __init__(
-        self, length: int, max_open: int, rows: Sequence[Sequence[Piece]] = ()
+        self, length: int, max_open: int, rows: Sequence[Sequence[_Packed]] = ()
     ):
         """Continues with rows that are open already, by default with none.
 
@@ -122,10 +134,10 @@ class OpenRows:
         """
         self._length = length
         self._max_open = max_open
-        self.rows: list[list[Piece]] = [list(row) for row in rows]
+        self.rows: list[list[_Packed]] = [list(row) for row in rows]
         self._used = [sum(piece.slots for piece in row) for row in rows]
 
-    def add(self, piece: Piece) -> list[Piece] | None:
+    def add(self, piece: _Packed) -> list[_Packed] | None:
         """Places a piece.
 
         Returns:
@@ -136,7 +148,7 @@ class OpenRows:
         """
         if piece.slots > self._length:
             raise ValueError(
-                f"a sequence of {len(piece.ids)} ids does not fit a row of"
+                f"a sequence of {piece.slots + 1} ids does not fit a row of"
                 f" {self._length} tokens; raise max_length or retrieve fewer documents"
             )
         for index, used in enumerate(self._used):
@@ -149,7 +161,7 @@ class OpenRows:
         self._used.append(piece.slots)
         return closed
 
-    def close(self) -> list[Piece] | None:
+    def close(self) -> list[_Packed] | None:
         """Takes out the fullest open row (the first of equals); None if none is open."""
         if not self.rows:
             return None
@@ -174,7 +186,7 @@ def pack(pieces: Sequence[Piece], length: int) -> Batch:
     Returns:
       Batch with B rows.
     """
-    rows = OpenRows(length, max_open=len(pieces) + 1)
+    rows: OpenRows[Piece] = OpenRows(length, max_open=len(pieces) + 1)
     for piece in pieces:
         rows.add(piece)
     return lay_out(rows.rows, length)
