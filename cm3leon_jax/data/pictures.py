@@ -49,7 +49,6 @@ _DECODER_ERRORS = (
     OverflowError,
     MemoryError,
     struct.error,
-    Image.DecompressionBombError,
 )
 
 
@@ -93,6 +92,8 @@ def load(place: Place, config: PictureConfig) -> np.ndarray:
                 return _pixels(picture, config.image_size)
     except RefusedError:
         raise
+    except Image.DecompressionBombError as error:
+        raise RefusedError(Reason.TOO_MANY_PIXELS, str(error)[:120]) from error
     except UnidentifiedImageError as error:
         known = ", ".join(FORMATS)
         raise RefusedError(
@@ -156,7 +157,7 @@ def shown_size(place: Place, config: PictureConfig) -> tuple[int, int]:
                 return (height, width) if turned else (width, height)
     except RefusedError:
         raise
-    except _DECODER_ERRORS as error:
+    except (*_DECODER_ERRORS, Image.DecompressionBombError) as error:
         raise RefusedError(Reason.UNREADABLE, "no readable header") from error
 
 
@@ -185,7 +186,8 @@ def _pixels(picture: Image.Image, size: int) -> np.ndarray:
         picture.draft("RGB", (2 * size, 2 * size))
     else:
         picture.seek(0)
-    picture = _to_rgb(ImageOps.exif_transpose(picture))
+    ImageOps.exif_transpose(picture, in_place=True)  # a copy only where it turns
+    picture = _to_rgb(picture)
     width, height = picture.size
     if (width, height) != (size, size):
         scale = size / min(width, height)
@@ -212,4 +214,4 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
         front = picture.convert("RGBA")
         white = Image.new("RGBA", front.size, "white")
         return Image.alpha_composite(white, front).convert("RGB")
-    return picture.convert("RGB")
+    return picture if mode == "RGB" else picture.convert("RGB")
