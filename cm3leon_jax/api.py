@@ -173,7 +173,11 @@ class Model:
         orders = [self._order(*pair) for pair in zip(asks, found, strict=True)]
         results = self.writer.run(orders, report)
         return [
-            Made(result.text, result.picture, self._provenance(ask, near))
+            Made(
+                _parsed(ask.kind, result.text),
+                result.picture,
+                self._provenance(ask, near),
+            )
             for ask, near, result in zip(asks, found, results, strict=True)
         ]
 
@@ -248,6 +252,12 @@ class Model:
             "checkpoint": self.digest,
             "retrieved": [near.provenance() for near in found],
         }
+
+
+def _parsed(kind: str, text: str | None) -> str | None:
+    """What a task's words mean; the text that completes another stays as written."""
+    parse = {"caption": caption.parse, "answer": vqa.parse}.get(kind)
+    return parse(text) if parse and text is not None else text
 
 
 def _complete(text: str, picture: np.ndarray | None) -> tuple:

@@ -26,7 +26,7 @@ class FakeWriter:
     def run(self, orders, report=None):
         self.orders += orders
         return [
-            Result(text="words")
+            Result(text=" words")
             if order.wants_text
             else Result(picture=np.full((8, 8, 3), order.seed, np.uint8))
             for order in orders
@@ -80,7 +80,7 @@ def test_draw_takes_seeds_in_order_and_retrieves_by_the_text(model):
 def test_texts_are_asked_for_by_the_tasks_templates(model):
     assert model.caption(PICTURE, temperature=0.0) == "words"
     assert model.answer(PICTURE, "what is it?", seed=3) == "words"
-    assert model.complete("a <mask> dog", PICTURE) == "words"
+    assert model.complete("a <mask> dog", PICTURE) == " words"  # as written
     words = [[p for p in o.parts if isinstance(p, str)] for o in model.writer.orders]
     assert words == [
         ["Describe the given picture."],
