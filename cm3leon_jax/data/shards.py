@@ -188,7 +188,7 @@ class Source:
         self.split = split
         self.info = info
         self.num_damaged = 0
-        self._paths = [path for path, _ in files]
+        self._files = list(files)
         self._ends = np.cumsum([length for _, length in files])
         self._readers: dict[int, Any] = {}
 
@@ -229,21 +229,33 @@ class Source:
         files = np.searchsorted(self._ends, places, side="right")
         found: list[bytes] = [b""] * len(places)
         for file in np.unique(files).tolist():
-            if file not in self._readers:
-                self._readers[file] = array_record_module.ArrayRecordReader(
-                    self._paths[file], _READER_OPTIONS
-                )
+            reader = self._reader(file)
             start = int(self._ends[file - 1]) if file else 0
             positions = np.flatnonzero(files == file).tolist()
             wanted = [places[position] - start for position in positions]
-            data = self._readers[file].read(wanted)
+            data = reader.read(wanted)
             for position, record in zip(positions, data, strict=True):
                 found[position] = record
         return found
 
+    def _reader(self, file: int) -> Any:
+        """The open shard; one that holds another number of records is another file."""
+        if file not in self._readers:
+            path, length = self._files[file]
+            reader = array_record_module.ArrayRecordReader(path, _READER_OPTIONS)
+            if reader.num_records() != length:
+                raise ValueError(
+                    f"{reader.num_records()} records, the set's description says"
+                    f" {length}"
+                )
+            self._readers[file] = reader
+        return self._readers[file]
+
     def _damaged(self, place: int, error: Exception) -> None:
         self.num_damaged += 1
-        what = f"{self.folder} split {self.split}, record {place}: {error}"
+        file = int(np.searchsorted(self._ends, place, side="right"))
+        first = int(self._ends[file - 1]) if file else 0
+        what = f"{self._files[file][0]}, record {place - first}: {error}"
         _LOGGER.warning("damaged record left out: %s", what)
         if self.num_damaged > max(1, MAX_DAMAGED_SHARE * len(self)):
             raise ValueError(

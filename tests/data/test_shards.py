@@ -146,6 +146,43 @@ def test_a_damaged_record_is_left_out_and_many_stop_the_run(tmp_path):
             assert sum(record is None for record in read) == 1
 
 
+def test_a_damaged_record_is_named_by_file_and_place(tmp_path, caplog):
+    _write(tmp_path / "pairs", lengths=(30, 40))
+    path = tmp_path / "pairs" / "pairs-train.array_record-00001"
+    data = bytearray(path.read_bytes())
+    data[9000:9008] = bytes(8)
+    path.write_bytes(bytes(data))
+    source = shards.open(tmp_path / "pairs", "train")
+    read = source.records(range(70))
+    (lost,) = [place for place, one in enumerate(read) if one is None]
+    assert f"array_record-00001, record {lost - 30}:" in caplog.text
+    _assert_equal(read[lost + 1], _record(lost + 1))
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "shorter", "longer", "other"])
+def test_a_shard_that_is_not_the_described_one_stops_the_run(tmp_path, damage):
+    _write(tmp_path / "pairs", lengths=(30, 40))
+    path = tmp_path / "pairs" / "pairs-train.array_record-00001"
+    whole = path.read_bytes()
+    for number in (39, 41):
+        records = [_record(index) for index in range(number)]
+        shards.write_shard(tmp_path / f"{number}", "train", 0, records)
+    other = "{}/{}-train.array_record-00000"
+    path.write_bytes(
+        {
+            "cut": whole[: len(whole) // 2],
+            "empty": b"",
+            "shorter": (tmp_path / other.format(39, 39)).read_bytes(),
+            "longer": (tmp_path / other.format(41, 41)).read_bytes(),
+            "other": b"no shard" * 1000,
+        }[damage]
+    )
+    source = shards.open(tmp_path / "pairs", "train")
+    assert all(one is not None for one in source.records(range(30)))
+    with pytest.raises(ValueError, match="damaged records, the last is .*-00001, rec"):
+        source.records(range(70))
+
+
 def test_a_missing_shard_is_named(tmp_path):
     _write(tmp_path / "pairs")
     (tmp_path / "pairs" / "pairs-train.array_record-00001").unlink()
