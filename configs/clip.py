@@ -37,9 +37,9 @@ def get_config(arg=None):
         clip_norm=1.0,
         piece_drop_prob=0.1,  # of each text
         patch_drop_prob=0.0 if small else 0.2,  # of each picture
-        text_weight=2.0,  # of telling texts apart by their rare pieces; CLIP has 0
+        text_weight=4.0,  # of telling texts apart by their rare pieces; CLIP has 0
         text_logit_scale=30.0,
-        rare_share=0.012,  # of texts: pieces of more are seldom kept in the second view
+        rare_share=0.008,  # of texts: pieces of more are seldom kept in the second view
         seed=0,
     )
     config.loop = dict(log_every=20, save_every=100 if small else 1_000)  # steps
@@ -51,7 +51,7 @@ def get_config(arg=None):
             num_steps=150, piece_drop_prob=0.2, patch_drop_prob=0.5, text_weight=0.5
         )
     if arg["full"]:
-        config.train.num_steps = 800
+        config.train.num_steps = 350
     if arg["debug"]:
         config.train.update(num_steps=4, batch_size=16, warmup_steps=2)
         config.splits = dict(num_validation=4, num_test=8)

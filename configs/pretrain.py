@@ -109,7 +109,7 @@ def get_config(arg=None):
     # Perplexity of held-out documents of one set, with 0 and with 2 retrieved ones.
     config.evaluation = dict(set="pairs", neighbors=(0, 2), num_documents=256)
     if arg["quick"] or arg["full"]:
-        _quick(config, num_steps=5_000 if arg["full"] else 1_300)
+        _quick(config, num_steps=4_000 if arg["full"] else 1_300)
     if arg["pictures"] and (arg["quick"] or arg["full"]):
         # Some thousand pictures of one's own are soon known by heart.
         config.loop.update(num_steps=600 if arg["full"] else 300, eval_every=100)
