@@ -39,6 +39,7 @@ class Checkpoint(NamedTuple):
       data: the position in the data, as `get_state()` of the iterator gave it.
       context: what the run wrote beside it: resolved config, vocabulary.
       metrics: numbers of an evaluation of this very state, if there was one.
+      log: numbers of steps before this one that no entry of the log has yet.
     """
 
     step: int
@@ -46,6 +47,7 @@ class Checkpoint(NamedTuple):
     data: Any
     context: dict[str, Any]
     metrics: Mapping[str, float]
+    log: Any
 
 
 class SaveError(OSError):
@@ -102,6 +104,7 @@ class Checkpointer:
         state: Any,
         data: Any = None,
         metrics: Mapping[str, float] | None = None,
+        log: Any = None,
     ) -> None:
         """Starts to write a checkpoint; the state may be donated when it returns.
 
@@ -110,6 +113,7 @@ class Checkpointer:
           state: pytree of arrays.
           data: JSON values, the position in the data after this step.
           metrics: finite numbers of this state, for `best_metric`.
+          log: JSON values, see `Checkpoint`.
 
         Raises:
           SaveError: if this or the last save failed, unless `on_error` is "continue".
@@ -123,6 +127,7 @@ class Checkpointer:
             "step": step,
             "data": data,
             "metrics": {name: float(x) for name, x in (metrics or {}).items()},
+            "log": log,
             "context": self._context,
         }
         manifest = unit.make_manifest(arrays, about)
@@ -335,8 +340,14 @@ def _words(leaf: Any) -> Any:
 
 
 def _checkpoint(step: int, state: Any, manifest: Mapping[str, Any]) -> Checkpoint:
-    metrics = manifest.get("metrics", {})  # format 1 had none
-    return Checkpoint(step, state, manifest["data"], manifest["context"], metrics)
+    return Checkpoint(
+        step=step,
+        state=state,
+        data=manifest["data"],
+        context=manifest["context"],
+        metrics=manifest.get("metrics", {}),  # format 1 had neither
+        log=manifest.get("log"),
+    )
 
 
 def _absolute(folder: str) -> epath.Path:

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -95,13 +95,13 @@ def run(
       FloatingPointError: if a metric is not finite; the checkpoints are from before.
       SaveError: if a checkpoint could not be written.
     """
-    start, state = _resume(state, batches, checkpointer, writer)
+    log = _Log(writer, checkpointer, inspect)
+    start, state = _resume(state, batches, checkpointer, log)
     # On CPU devices two programs with collectives may take the threads that the
     # other one waits for, and both wait forever: one at a time there.
     is_ahead = jax.default_backend() != "cpu"
     stop = hosts.Shared(is_ahead=is_ahead)
     profile = profile or watch.Profile("", 0, 0)
-    log = _Log(writer, inspect)
     before: Metrics = {}
     with (
         _signals() as received,
@@ -145,7 +145,8 @@ def run(
             number = stop.largest(received[0] if received else 0)
             if _is_due(save_every, done, num_steps) or number:
                 log.check(done, metrics)
-                checkpointer.save(done, state, batches.get_state(), scores)
+                place = batches.get_state()
+                checkpointer.save(done, state, place, scores, log.unwritten())
             if number:
                 checkpointer.wait()
                 _LOGGER.warning("stopped after step %d, which is saved", done)
@@ -160,11 +161,15 @@ class _Log:
     def __init__(
         self,
         writer: metrics_lib.Writer,
+        checkpointer: checkpoint_lib.Checkpointer,
         inspect: Callable[[int, Metrics], None] | None,
     ):
         self._writer = writer
+        self._checkpointer = checkpointer
+        self._stalled = 0.0  # seconds of checkpoints, those of the entries before
         self._inspect = inspect
         self._window: collections.deque[Metrics] = collections.deque()
+        self._num_before = 0  # of the window, from before a restart
         self._since = time.perf_counter()
         self._waited = 0.0  # seconds of it for batches
         self._done = 0  # the last step that was added
@@ -196,11 +201,30 @@ class _Log:
         names = self._window[0]
         entry: Metrics = {name: [m[name] for m in self._window] for name in names}
         entry |= {name: x for name, x in latest.items() if name not in names}
-        entry["steps_per_second"] = len(self._window) / seconds
+        num_steps = len(self._window) - self._num_before
+        entry["steps_per_second"] = num_steps / seconds
         entry["data_share"] = self._waited / seconds
+        stalled = self._checkpointer.stall_seconds
+        entry["save_share"] = (stalled - self._stalled) / seconds
+        if self._checkpointer.num_failed:
+            entry["failed_saves"] = self._checkpointer.num_failed
+        self._stalled = stalled
         self._writer.write(self._done, entry)
         self._window.clear()
+        self._num_before = 0
         self._since, self._waited = time.perf_counter(), 0.0
+
+    def unwritten(self) -> list[dict[str, str]]:
+        """Returns the window as JSON values, for the entry that a resumed run makes."""
+        host = jax.device_get(list(self._window))
+        return [{name: repr(float(x)) for name, x in step.items()} for step in host]
+
+    def resume(self, step: int, unwritten: Sequence[Mapping[str, str]]) -> None:
+        """Goes on after a step, with what `unwritten` returned then."""
+        self._writer.rewind(step)
+        steps = [{name: float(x) for name, x in each.items()} for each in unwritten]
+        self._window.extend(steps)
+        self._num_before = len(steps)
 
     def look(self, step: int, metrics: Metrics) -> None:
         """Inspects a step that is done and writes its entry, if there is one."""
@@ -236,14 +260,14 @@ def _resume(
     state: Any,
     batches: AbstractBatches,
     checkpointer: checkpoint_lib.Checkpointer,
-    writer: metrics_lib.Writer,
+    log: _Log,
 ) -> tuple[int, Any]:
     restored = checkpointer.restore(state)
     if restored is None:
-        writer.rewind(0)
+        log.resume(0, ())
         return 0, state
     batches.set_state(restored.data)
-    writer.rewind(restored.step)
+    log.resume(restored.step, restored.log or ())
     _LOGGER.info("resumed after step %d", restored.step)
     return restored.step, restored.state
 

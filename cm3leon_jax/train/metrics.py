@@ -154,7 +154,7 @@ def _means(host: Mapping[str, Any]) -> dict[str, float]:
     skipped = np.atleast_1d(np.asarray(host.get(SKIPPED, 0.0), np.float64)) > 0
     numbers = {}
     for name, value in host.items():
-        values = np.asarray(value)
+        values = np.asarray(value, np.float64)
         if values.shape == skipped.shape and name not in (SKIPPED, "tokens"):
             values = values[~skipped]
         if values.size:

@@ -64,11 +64,18 @@ def load_model(
 
     Raises:
       FileNotFoundError: if there is no checkpoint.
-      ValueError: if checkpoint and program do not agree about the model.
+      ValueError: if checkpoint and program do not agree about the model, or a weight
+        is not finite.
     """
     places = {f"model/{k}": x for k, x in checkpoint.flatten(like).items()}
     folder = str(pathlib.Path(workdir) / CHECKPOINTS)
     found = checkpoint.read(folder, prefix="model/", like=places)
+    for name, array in found.state.items():
+        if not jnp.isfinite(array).all():
+            raise ValueError(
+                f"{workdir}: {name!r} holds weights that are not finite; take an earlier"
+                " checkpoint"
+            )
     config = transformer.TransformerConfig(**found.context["model"])
     make = lambda: transformer.Transformer(config, rngs=nnx.Rngs(params=0))
     return fill(jax.eval_shape(make), found.state, prefix="model/"), found.context

@@ -85,6 +85,7 @@ def steps(workdir):
     ]
 
 
+@pytest.mark.slow
 def test_drawing_and_evaluating_change_no_step_and_no_bit(folder, tmp_path):
     plain = config(folder)
     plain.loop.eval_every = 0

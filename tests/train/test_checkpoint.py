@@ -120,6 +120,39 @@ def test_truncated_metadata_falls_back(tmp_path, name):
         assert got.step == 1
 
 
+def test_empty_newest_step_falls_back_and_is_written_again(tmp_path, caplog):
+    saved(tmp_path)
+    (tmp_path / "00000003").mkdir()  # as if killed before anything was in it
+    writer = checkpoint.Checkpointer(tmp_path)
+    assert writer.restore(make_state()).step == 2
+    assert "checkpoint 3 is not used" in caplog.text
+    writer.save(3, make_state(3))
+    writer.close()
+    assert bits(checkpoint.Checkpointer(tmp_path).restore(make_state()).state) == bits(
+        make_state(3)
+    )
+
+
+@pytest.mark.parametrize("damage", ["delete", "truncate", "swap"])
+def test_files_that_are_gone_cut_or_swapped_are_never_half_restored(tmp_path, damage):
+    saved(tmp_path)
+    files = [p for p in (tmp_path / "00000002/state").rglob("*") if p.is_file()]
+    files = sorted(path for path in files if path.stat().st_size)
+    for path, other in zip(files, files[1:] + files[:1], strict=True):
+        content, others = path.read_bytes(), other.read_bytes()
+        if damage == "delete":
+            path.unlink()
+        elif damage == "truncate":
+            path.write_bytes(content[: len(content) // 2])
+        else:
+            path.write_bytes(others)
+            other.write_bytes(content)
+        got = checkpoint.Checkpointer(tmp_path).restore(make_state())
+        assert bits(got.state) == bits(make_state(got.step)), path
+        path.write_bytes(content)
+        other.write_bytes(others)
+
+
 def test_all_damaged_is_an_error_not_a_fresh_start(tmp_path):
     saved(tmp_path, steps=(1,))
     os.truncate(tmp_path / "00000001/manifest/data.json", 0)

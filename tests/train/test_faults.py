@@ -79,7 +79,7 @@ final = loop.run(
     num_steps=int(num_steps),
     checkpointer=checkpoint.Checkpointer(folder + "/checkpoints"),
     writer=metrics.Writer(folder + "/metrics.jsonl"),
-    log_every=1, save_every=4,
+    log_every=3, save_every=4,
 )
 """
 
@@ -98,7 +98,7 @@ def launch(folder, event="", count=1, *, devices=4, num_steps=14, hosts=1):
 
 
 def trace(folder):
-    timed = ("steps_per_second", "data_share")
+    timed = ("steps_per_second", "data_share", "save_share")
     entries = metrics.read(folder / "metrics.jsonl")
     return [{k: v for k, v in entry.items() if k not in timed} for entry in entries]
 
@@ -116,7 +116,7 @@ def golden(tmp_path_factory):
     return folder
 
 
-FEW = (("during_save", 1), ("log", 6), ("prune", 2))
+FEW = (("during_save", 1), ("log", 7), ("prune", 2))
 MANY = (
     ("batch", 1),
     ("before_save", 1),
@@ -152,7 +152,7 @@ def test_one_host_that_is_told_stops_both_and_any_number_goes_on(golden, tmp_pat
     assert step in (6, 7) and data == {"index": step}
     assert launch(tmp_path, num_steps=9, devices=1) == [0]
     assert launch(tmp_path, num_steps=14, devices=4, hosts=2) == [0, 0]
-    assert [entry["batch"] for entry in trace(tmp_path)] == [*range(1, 15)]
+    assert [e["batch"] for e in trace(tmp_path)] == [e["batch"] for e in trace(golden)]
     step, data, arrays = result(tmp_path)
     expected_step, expected_data, expected = result(golden)
     assert (step, data) == (expected_step, expected_data)

@@ -15,7 +15,7 @@ from cm3leon_jax import sharding
 from cm3leon_jax import vocab as vocab_lib
 from cm3leon_jax.documents import packing
 from cm3leon_jax.models import transformer
-from cm3leon_jax.train import checkpoint, optimizer, state, step
+from cm3leon_jax.train import checkpoint, guard, optimizer, state, step
 from configs import pretrain
 
 VOCAB = vocab_lib.Vocab(
@@ -280,3 +280,33 @@ def test_short_rows_have_no_losses_by_position():
     one = jax.jit(step.make(step.StepConfig(), update(), VOCAB))
     _, found = one(start(), batch())
     assert not [name for name in found if "_at_" in name]
+
+
+def test_batch_that_is_not_finite_changes_no_bit_of_a_guarded_state():
+    held = guard.wrap(update(), guard.GuardConfig(action="skip"))
+    now = state.init(MODEL, held, jax.random.key(0))
+    one = jax.jit(step.make(step.StepConfig(), held, VOCAB))
+    good, bad = batch(), batch(1)
+    bad.weights_BL[0, 0] = np.nan
+    now, _ = one(now, good)
+    after, values = one(now, bad)
+    same = lambda a, b: np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    assert all(jax.tree.leaves(jax.tree.map(same, after.model, now.model)))
+    inner = (after.optimizer.inner, now.optimizer.inner)
+    assert all(jax.tree.leaves(jax.tree.map(same, *inner)))
+    names = list(checkpoint.flatten(now.model))
+    with pytest.raises(FloatingPointError, match=f"gradient of '{names[0]}'"):
+        guard.Inspector(names)(2, values | {guard.HALTED: 1})
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path):
+    now = start()
+    table = now.model.token_embedding_VD[...].at[3, 4].set(jnp.nan)
+    broken = jax.tree.map(lambda x: x, now)
+    broken.model.token_embedding_VD[...] = table
+    context = {"model": dataclasses.asdict(MODEL)}
+    saver = checkpoint.Checkpointer(tmp_path / state.CHECKPOINTS, context=context)
+    saver.save(1, broken)
+    saver.close()
+    with pytest.raises(ValueError, match="token_embedding_VD.* not finite"):
+        state.load_model(str(tmp_path))
