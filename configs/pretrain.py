@@ -3,13 +3,16 @@
 Sizes and learning rates of the paper's Table 3: batches of 8M tokens, 1,500 warm-up
 steps, 1.4T tokens (350m), 1.9T (760m), 2.4T (7b). `quick` is the quickstart's model
 (about five minutes on two cores), `full` the same with more steps, `debug` a minute.
-With `pictures` the shards hold pairs only.
+With `pictures` the shards hold pairs only. `synthetic` runs the real step on made-up
+rows, some minutes after it is compiled, and compares its time with `configs/plan.py`'s
+estimate: no shards, no checkpoints.
 
 Usage:
     cm3leon --config configs/pretrain.py:7b --workdir gs://bucket/run \
         --config.shards=gs://bucket/shards
     cm3leon --config configs/pretrain.py:350m,debug --workdir runs/debug \
         --config.shards=runs/debug-shards
+    cm3leon --config configs/pretrain.py:7b,synthetic --workdir gs://bucket/rehearsal
     cm3leon --config configs/pretrain.py:quick --workdir runs/quickstart/pretrain \
         --config.shards=runs/quickstart/retrieve
 """
@@ -36,6 +39,7 @@ def get_config(arg=None):
         full=False,
         debug=False,
         pictures=False,
+        synthetic=False,
     )
     config = ml_collections.ConfigDict()
     config.job = "train"
@@ -115,6 +119,9 @@ def get_config(arg=None):
         config.loop.update(num_steps=600 if arg["full"] else 300, eval_every=100)
     if arg["debug"]:
         _debug(config, size)
+    if arg["synthetic"]:
+        config.job = "rehearse"
+        config.rehearsal = dict(num_steps=20)  # that are measured
     return config
 
 

@@ -33,6 +33,7 @@ from cm3leon_jax.train import (
     loop,
     metrics,
     optimizer,
+    program,
     state,
     step,
     watch,
@@ -77,23 +78,19 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> None:
     batches = _batches(config, parts, workdir)
     evaluate, writer = _Evaluation(config, parts), _writer(config, parts, workdir)
     draw = _preview(config, parts, workdir, writer)
-    start, places = _start(config, parts)
-    one_step = jax.jit(
-        step.make(
-            parts.step,
-            parts.update,
-            parts.info.vocab,
-            attention=parts.attention,
-            mesh=parts.mesh,
-        ),
-        in_shardings=(places, sharding.batch_sharding(parts.mesh)),
-        out_shardings=(places, None),
-        donate_argnums=0,
+    made = program.make(
+        parts.model,
+        parts.update,
+        parts.step,
+        parts.info.vocab,
+        parts.mesh,
+        attention=parts.attention,
     )
+    start = _start(config, parts, made)
     norm = jax.jit(optax.tree.norm)
     final = loop.run(
         start,
-        lambda now, rows: one_step(now, _put(rows, parts)),
+        lambda now, rows: made.step(now, _put(rows, parts)),
         batches,
         num_steps=config.loop.num_steps,
         checkpointer=checkpoint.Checkpointer(
@@ -289,17 +286,12 @@ def _specs(config: ml_collections.ConfigDict, split: str) -> list[pipeline.SetSp
 
 
 def _start(
-    config: ml_collections.ConfigDict, parts: _Parts
-) -> tuple[state.TrainState, Any]:
+    config: ml_collections.ConfigDict, parts: _Parts, made: program.Program
+) -> state.TrainState:
     """Makes the first state on its devices, with another run's weights if asked."""
-    init = lambda key: state.init(parts.model, parts.update, key)
-    key = jax.random.key(config.seed)
-    places = sharding.shardings(
-        jax.eval_shape(init, key), parts.mesh, transformer.LOGICAL_AXES
-    )
-    start = jax.jit(init, out_shardings=places)(key)
+    start = made.init(jax.random.key(config.seed))
     if not config.init_from:
-        return start, places
+        return start
     given, context = state.load_model(config.init_from, like=start.model)
     theirs = shards.SetInfo.from_json(context["shards"])
     if theirs.vocab != parts.info.vocab:
@@ -309,7 +301,7 @@ def _start(
         )
     weights = state.fill(start.model, checkpoint.flatten(given))
     _LOGGER.info("weights from %s", config.init_from)
-    return start._replace(model=weights), places
+    return start._replace(model=weights)
 
 
 class _Evaluation:

@@ -151,7 +151,7 @@ def parse(text: str) -> Module:
     computations: dict[str, dict[str, Instruction]] = {}
     entry, current = "", None
     for line in text.splitlines():
-        if line.startswith("}"):
+        if line == "}":  # a kernel's attributes have lines that begin so
             current = None
             continue
         line = _COMMENT.sub("", line)

@@ -12,8 +12,7 @@ import dataclasses
 import difflib
 import math
 import re
-
-import jax
+from typing import Any
 
 from cm3leon_jax import devices
 
@@ -80,8 +79,8 @@ def parse(name: str) -> Topology:
     return Topology(name, devices.named(generation), shape)
 
 
-def chips(topology: Topology) -> list[jax.Device]:
-    """Returns one device a chip, to compile for; they run nothing.
+def chips(topology: Topology) -> list[Any]:
+    """Returns one device (`jax.Device`) a chip, to compile for; they run nothing.
 
     Raises:
       ValueError: if libtpu is not installed (extra `tpu`).

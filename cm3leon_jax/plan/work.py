@@ -14,6 +14,7 @@ import dataclasses
 import math
 from typing import Any
 
+import jax.numpy as jnp
 from jax.extend import core
 
 _PER_MULTIPLY_ADD = 2
@@ -66,7 +67,7 @@ def _of_equation(equation: core.JaxprEqn) -> Work:
         return Work(products=_dot(equation))
     if name.startswith(_KERNELS):
         return Work(attention=_kernel(equation))
-    inner = [count(jaxpr) for jaxpr in _jaxprs(equation.params)]
+    inner = [count(jaxpr) for jaxpr in inner_jaxprs(equation.params)]
     if not inner:
         return Work()
     if name == "cond":
@@ -81,26 +82,39 @@ def _of_equation(equation: core.JaxprEqn) -> Work:
 
 def _dot(equation: core.JaxprEqn) -> float:
     (contracted, _), _ = equation.params["dimension_numbers"]
-    left = equation.invars[0].aval.shape
+    left = _shape(equation.invars[0])
     depth = math.prod(left[dim] for dim in contracted)
-    return _PER_MULTIPLY_ADD * math.prod(equation.outvars[0].aval.shape) * depth
+    return _PER_MULTIPLY_ADD * math.prod(_shape(equation.outvars[0])) * depth
 
 
 def _kernel(equation: core.JaxprEqn) -> float:
-    """Operations of an attention kernel, by the shape of its queries, [B, ..., K]."""
+    """Operations of an attention kernel, by the shape of its queries, [..., K]."""
     name = f"{equation.primitive.name} {equation.params.get('name', '')}"
     is_backward = any(mark in name for mark in ("bwd", "dkv", "backward"))
-    shapes = [variable.aval.shape for variable in equation.invars]
-    query = next((shape for shape in shapes if len(shape) == 4), None)
+    floats = [
+        _shape(variable)
+        for variable in equation.invars
+        if jnp.issubdtype(_dtype(variable), jnp.floating)
+    ]
+    query = next((shape for shape in floats if len(shape) >= 3), None)
     if query is None:
         return 0.0
-    # [B, H, L, K] of splash attention, [B, L, H, K] of cuDNN: L is the longer.
-    length = max(query[1], query[2])
+    # [..., H, L, K] of splash attention, [B, L, H, K] of cuDNN: L is the longer.
+    length = max(query[-3:-1])
     products = _BACKWARD_PRODUCTS if is_backward else _FORWARD_PRODUCTS
     return _PER_MULTIPLY_ADD * products * math.prod(query) * length * _CAUSAL_SHARE
 
 
-def _jaxprs(params: dict[str, Any]) -> list[core.Jaxpr | core.ClosedJaxpr]:
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape
+
+
+def _dtype(variable: Any) -> Any:
+    return variable.aval.dtype
+
+
+def inner_jaxprs(params: dict[str, Any]) -> list[core.Jaxpr | core.ClosedJaxpr]:
+    """Returns the functions among an equation's parameters: a loop's body, branches."""
     kinds = (core.Jaxpr, core.ClosedJaxpr)
     found = []
     for value in params.values():

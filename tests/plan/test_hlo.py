@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from cm3leon_jax.models import kernels
 from cm3leon_jax.plan import collectives, hlo, traffic, work
 
 LAYERS, WIDTH, ROWS = 6, 64, 32
@@ -19,6 +20,10 @@ TEXT = """HloModule step
 dimensions={0}, frontend_attributes={chain_id="0"}
   %all-gather.2 = f32[32,4]{1,0} all-gather(%x), replica_groups=[2,4]<=[8], \
 dimensions={0}, frontend_attributes={chain_id="0"}
+  %kernel = f32[8,4]{1,0} custom-call(%x), custom_call_target="tpu_custom_call", \
+frontend_attributes={kernel_metadata={
+"block": 512
+}}, metadata={op_name="kernel"}
   %rest = bf16[8,4]{1,0:T(8,128)S(1)} convert(%x)
   ROOT %t = (s32[], f32[8,4]{1,0}) tuple(%p, %x)
 }
@@ -57,7 +62,8 @@ def test_traffic_leaves_out_what_stays_in_fast_memory():
     a_turn = 2 * (128 + 512) + 128  # two gathers, and a conversion's operand
     a_test = 4 + 4 + 1
     others = 5 * (a_turn + a_test) + 2 * 128
-    assert found == traffic.Traffic(products=0, others=others)
+    a_kernel = 128 + 128
+    assert found == traffic.Traffic(products=5 * a_kernel, others=others)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +127,17 @@ def test_work_counts_what_a_checkpointed_scan_computes_again(program):
     # Forward, again, and two products backward; the first layer's input has no gradient
     # but a scan computes it.
     assert work.count(program.jaxpr) == work.Work(products=4 * LAYERS * product)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_work_counts_the_attention_kernel_of_which_the_compiler_sees_nothing(rows):
+    attend = kernels.choose(kernels.AttentionConfig(), "tpu", dtype="bfloat16")
+    total = lambda q, ids: attend(q, q, q, ids).astype(jnp.float32).sum()
+    q_BLHK = jax.ShapeDtypeStruct((rows, 512, 2, 128), jnp.bfloat16)
+    ids_BL = jax.ShapeDtypeStruct((rows, 512), jnp.int32)
+    found = work.count(jax.make_jaxpr(jax.grad(total))(q_BLHK, ids_BL))
+    # Two products forward, five backward, half of each hidden by the causal mask.
+    assert found.attention == 7 * 2 * rows * 2 * 512 * 512 * 128 / 2
 
 
 def test_traffic_of_a_scan_counts_slices_not_whole_stacks(program):
