@@ -53,13 +53,13 @@ class Documents:
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def tokens(self, ids: np.ndarray) -> dict[int, np.ndarray]:
-        """The tokens of documents by number, read in order; damaged ones are left out.
+    def records(self, ids: np.ndarray) -> dict[int, Record]:
+        """Documents by number, read in order; damaged ones are left out.
 
         Args:
           ids: int[n], in any order; negative ones are none.
         """
-        found: dict[int, np.ndarray] = {}
+        found: dict[int, Record] = {}
         ids = np.unique(ids[ids >= 0])
         for source, start, end in zip(
             self.sources, self.starts[:-1], self.starts[1:], strict=True
@@ -70,8 +70,12 @@ class Documents:
                 records = source.records(part - start)
                 for place, record in zip(part.tolist(), records, strict=True):
                     if record is not None:
-                        found[place] = record.tokens
+                        found[place] = record
         return found
+
+    def tokens(self, ids: np.ndarray) -> dict[int, np.ndarray]:
+        """The tokens of documents by number; as `records`."""
+        return {place: record.tokens for place, record in self.records(ids).items()}
 
 
 def runs(num_documents: int) -> list[range]:
@@ -209,7 +213,7 @@ class Bank:
         if not bare:
             return list(found)
         if self._documents is None:
-            self._documents = self._open()
+            self._documents = self.open()
         ids = np.concatenate([record.neighbors.ids for record in bare])
         tokens = self._documents.tokens(ids)
         return [
@@ -232,7 +236,12 @@ class Bank:
             ),
         )
 
-    def _open(self) -> Documents:
+    def open(self) -> Documents:
+        """The bank's documents.
+
+        Raises:
+          FileNotFoundError: If it is not known which splits make up the bank.
+        """
         folder = self._source.folder
         path = folder.parent / BANK
         if not path.exists():

@@ -145,6 +145,20 @@ def shards_folder(path: Path) -> pathlib.Path:
     return _beside(folder, storage.read_json(folder / "config.json")["shards"])
 
 
+def tokenizers(path: Path) -> tuple[pathlib.Path, pathlib.Path]:
+    """Where the text and the image tokenizer of shards lie.
+
+    Args:
+      path: The folder that the job `shards` or `retrieve` wrote.
+
+    Raises:
+      FileNotFoundError: If it is no such folder, or a tokenizer is gone.
+    """
+    folder = pathlib.Path(path)
+    made = _config_with(folder, "tokenizer")
+    return _beside(folder, made["tokenizer"]), _beside(folder, made["image_tokenizer"])
+
+
 def _bank(folder: pathlib.Path) -> Bank | None:
     """The splits that the job `retrieve` searched; None if the shards had none."""
     config = storage.read_json(folder / "config.json")

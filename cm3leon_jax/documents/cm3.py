@@ -219,9 +219,28 @@ def restore(ids: np.ndarray, vocab: Vocab) -> np.ndarray:
     Raises:
       ValueError: If sentinels and end marks do not pair up as `rewrite` leaves them.
     """
+    return find_spans(ids, vocab)[0]
+
+
+def find_spans(ids: np.ndarray, vocab: Vocab) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a rewritten sequence as it was, and which spans of it were moved.
+
+        moved  [2 10 20 13 9 2 20 11 12 19]   (sentinel 0 is 20, end is 19)
+        ids    [2 10 11 12 13 9 2]   spans [[2 4]]
+
+    Args:
+      ids: int[m], a rewritten sequence.
+      vocab: The joint vocabulary.
+
+    Returns:
+      int[n], and int64[S, 2] spans, [start, end) in it.
+
+    Raises:
+      ValueError: If sentinels and end marks do not pair up as `rewrite` leaves them.
+    """
     at = np.flatnonzero(vocab.is_sentinel(ids))
     if not len(at):
-        return ids
+        return ids, np.zeros((0, 2), np.int64)
     half = len(at) // 2
     expected = vocab.sentinel_id(0) + np.arange(half)
     found = ids[at]
@@ -233,11 +252,13 @@ def restore(ids: np.ndarray, vocab: Vocab) -> np.ndarray:
     ends = np.append(at[half + 1 :], len(ids)) - 1
     if np.any(ids[ends] != vocab.end_of_infill_id):
         raise ValueError("an infill lacks its end mark; is the sequence cut?")
-    pieces, start = [], 0
+    pieces, spans, start, length = [], [], 0, 0
     for place, mark, end in zip(at[:half], at[half:], ends, strict=True):
         pieces += [ids[start:place], ids[mark + 1 : end]]
-        start = place + 1
-    return np.concatenate([*pieces, ids[start : at[half]]])
+        length += place - start
+        spans.append((length, length + end - mark - 1))
+        length, start = spans[-1][1], place + 1
+    return np.concatenate([*pieces, ids[start : at[half]]]), np.array(spans, np.int64)
 
 
 def segments(ids: np.ndarray, vocab: Vocab) -> np.ndarray:
