@@ -46,6 +46,7 @@ def main(argv: Sequence[str]) -> None:
     except OSError:  # what could not be read says so when it is first asked
         path = flags.FLAGS["config"].config_filename
         sys.exit(_refuse(f"no config file {path}; see the folder configs/"))
+    _keep_compiled(_WORKDIR.value)
     job = importlib.import_module(f"cm3leon_jax.jobs.{name}")
     try:
         job.run(config, _WORKDIR.value)
@@ -66,6 +67,16 @@ def _log() -> None:
     ours.addHandler(handler)
     ours.setLevel(logging.INFO)
     ours.propagate = False
+
+
+def _keep_compiled(workdir: str) -> None:
+    """Lets JAX keep compiled programs, so that a job that goes on starts at once.
+
+    JAX reads the variable when it is imported, which only jobs do.
+    """
+    root = workdir if "://" in workdir else os.path.abspath(workdir)
+    cache = f"{root}/{folder.COMPILE_CACHE}"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
 
 
 def _report(error: Exception, workdir: str) -> int:

@@ -29,6 +29,14 @@ _SIZES = {
 }
 _BATCH_TOKENS = 8_388_608  # the paper's 8M: 2,048 rows of 4,096
 _LENGTH = 4096
+# As many ids as the quickstart's tokenizers have, for rehearsals of its step.
+_SMALL_VOCAB = dict(
+    text_size=512,
+    image_size=512,
+    control_size=76,
+    num_sentinels=64,
+    codes_per_image=64,
+)
 
 
 def get_config(arg=None):
@@ -121,7 +129,10 @@ def get_config(arg=None):
         _debug(config, size)
     if arg["synthetic"]:
         config.job = "rehearse"
-        config.rehearsal = dict(num_steps=20)  # that are measured
+        config.rehearsal = dict(
+            num_steps=20,  # that are measured
+            vocab=dict(_SMALL_VOCAB if arg["quick"] or arg["full"] else {}),
+        )
     return config
 
 
@@ -134,9 +145,9 @@ def model(num_layers, model_dim, num_heads):
         head_dim=model_dim // num_heads,
         mlp_dim=4 * model_dim,
         max_length=_LENGTH,
-        activation="relu",
-        tie_embeddings=True,
-        qk_norm=False,
+        activation="relu",  # of OPT's launcher; the paper does not say
+        tie_embeddings=True,  # likewise
+        qk_norm=False,  # not in CM3Leon; Chameleon's remedy for drifting logits
         layer_norm_epsilon=1e-5,
         dtype="bfloat16",
         product_dtype=None,  # of the factors of products, "auto" on a CPU; None: dtype

@@ -61,8 +61,11 @@ def config(folder, arg="debug", module=pretrain, **loop):
     return made
 
 
-def test_run_leaves_a_model_its_vocabulary_and_numbers(folder, tmp_path):
-    train.run(config(folder), str(tmp_path / "a"))
+def test_run_leaves_a_model_its_vocabulary_and_numbers(folder, tmp_path, caplog):
+    with jax.log_compiles():
+        train.run(config(folder), str(tmp_path / "a"))
+    compiled = [line for line in caplog.messages if "Finished XLA compilation" in line]
+    assert len([line for line in compiled if "jit(step)" in line]) == 1
     done = storage.read_json(tmp_path / "a/done.json")
     assert {"validation_perplexity_text_0", "validation_perplexity_image_2"} <= {*done}
     losses = [
