@@ -1,7 +1,12 @@
 """Pictures and text -> tokenised documents with their vectors, in shards.
 
 A set of documents for pretraining (`pairs`) and one for each task. `pictures`: the
-folder has captions alone, so captioning is the only task.
+folder has captions alone, so captioning is the only task. `beam`: as an Apache Beam
+pipeline instead of by the hosts of a pod.
+
+The folder may hold an imagefolder, pictures with a .txt beside each, tar shards of
+img2dataset, parquet with picture bytes, COCO captions, JSONL of interleaved documents,
+or a prepared TFDS data set; or a folder of any of these for each split.
 
 Usage:
     cm3leon --config configs/shards.py --workdir runs/shards \
@@ -9,6 +14,11 @@ Usage:
         --config.image_tokenizer=runs/vqgan --config.embedder=runs/clip
     cm3leon --config configs/shards.py:quick --workdir runs/quickstart/shards ...
     cm3leon --config configs/shards.py:quick,pictures --workdir runs/mine/shards ...
+    cm3leon --config configs/shards.py:pictures --workdir /mnt/laion/shards \
+        --config.pictures.folder=/mnt/laion/tars --config.vectors=/mnt/laion/clip \
+        --config.source.licences="('CC0','CC-BY')" --config.source.source=laion ...
+    cm3leon --config configs/shards.py:beam --config.beam.runner=FlinkRunner \
+        --config.beam.options="('--flink_master=host:8081',)" ...
 """
 
 import ml_collections
@@ -17,7 +27,9 @@ from configs import common
 
 
 def get_config(arg=None):
-    arg = common.parse_arg(arg, quick=False, full=False, debug=False, pictures=False)
+    arg = common.parse_arg(
+        arg, quick=False, full=False, debug=False, pictures=False, beam=False
+    )
     small = arg["quick"] or arg["debug"] or arg["full"]
     config = ml_collections.ConfigDict()
     config.job = "shards"
@@ -43,6 +55,10 @@ def get_config(arg=None):
     )
     config.rows_per_shard = 2_048
     config.num_threads = 2 if small else 16  # decoding pictures
+    if arg["beam"]:
+        config.job = "beam"
+        # Its name, and flags of its own; workers see all folders under the same paths.
+        config.beam = dict(runner="DirectRunner", options=())
     if arg["debug"]:
         config.rows_per_shard = 32
         config.splits = dict(num_validation=4, num_test=8)

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cm3leon_jax.data import splits
+from cm3leon_jax.data.hosts import Hosts
 from cm3leon_jax.data.refusals import Refusals
 from cm3leon_jax.data.sources import inputs
 from cm3leon_jax.data.sources.inputs import Input
@@ -116,10 +117,9 @@ class Table:
             return {one.split: listing.num_rows}
         return self._borders.sizes(listing.lowest, listing.num_rows)
 
-    def owned(self, host: int, num_hosts: int) -> list[Shard]:
-        """The shards of one host: a run of them, as long as any other, give or take one."""
-        start, stop = share(len(self.shards), host, num_hosts)
-        return self.shards[start:stop]
+    def owned(self, hosts: Hosts) -> list[Shard]:
+        """This host's shards: a run of them, which are made of few inputs."""
+        return [self.shards[place] for place in hosts.share(len(self.shards))]
 
     def rows(
         self, shards: Sequence[Shard], source: SourceConfig
@@ -158,11 +158,6 @@ class Table:
                 f"{one.root / one.name} has fewer rows than when it was listed (shards"
                 f" {', '.join(left)}); use a new --workdir for the changed data"
             )
-
-
-def share(count: int, host: int, num_hosts: int) -> tuple[int, int]:
-    """The run [start, stop) of `count` things that a host takes."""
-    return host * count // num_hosts, (host + 1) * count // num_hosts
 
 
 def name(place: int) -> str:

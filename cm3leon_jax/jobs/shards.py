@@ -22,8 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -31,8 +30,9 @@ import ml_collections
 from tqdm import tqdm
 
 from cm3leon_jax import storage
-from cm3leon_jax.data import listing, pictures, shards, splits, tokenise
+from cm3leon_jax.data import hosts, listing, pictures, shards, splits, tokenise
 from cm3leon_jax.data.card import Card
+from cm3leon_jax.data.hosts import Hosts
 from cm3leon_jax.data.listing import Listing, Shard, Table
 from cm3leon_jax.data.loading import Loaded
 from cm3leon_jax.data.refusals import Refusals
@@ -46,19 +46,27 @@ from cm3leon_jax.reports import card as card_page
 from cm3leon_jax.vocab import Vocab
 
 _MAX_PRINTED = 20
-_POLL_SECONDS = 1.0  # between looks for the marks of other hosts
-_SAY_SECONDS = 60.0  # between lines about what is waited for
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     """Writes every set that is not yet whole."""
     if not folder.start(config, workdir):
         return
+    job = make_job(config, workdir)
+    summary = write(job)
+    if summary is not None:
+        folder.finish(workdir, summary)
+    else:
+        hosts.wait([job.root / folder.DONE], "descriptions")
+
+
+def make_job(config: ml_collections.ConfigDict, workdir: str) -> Job:
+    """Reads the tools that a config names."""
     tools, info, image_size = load_tools(config)
     # Imported here: `load_tools` is what loads JAX.
     import jax
 
-    job = Job(
+    return Job(
         root=pathlib.Path(workdir),
         pictures=pathlib.Path(config.pictures.folder),
         tools=tools,
@@ -69,14 +77,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         tokenise=TokeniseConfig(**config.tokenise.to_dict()),
         rows_per_shard=config.rows_per_shard,
         num_threads=config.num_threads,
-        host=jax.process_index(),
-        num_hosts=jax.process_count(),
+        hosts=Hosts(jax.process_index(), jax.process_count()),
     )
-    summary = write(job)
-    if summary is not None:
-        folder.finish(workdir, summary)
-    else:
-        _wait([job.root / folder.DONE])
 
 
 def load_tools(config: ml_collections.ConfigDict) -> tuple[Tools, SetInfo, int]:
@@ -136,8 +138,7 @@ class Job:
       rows_per_shard: Rows that become one shard of every set.
       num_threads: Threads that decode pictures.
       source: How the folder is read, and what of it is taken.
-      host: Which host this is.
-      num_hosts: How many share the work.
+      hosts: Which host this is, of how many.
     """
 
     root: pathlib.Path
@@ -150,8 +151,7 @@ class Job:
     rows_per_shard: int
     num_threads: int
     source: SourceConfig = dataclasses.field(default_factory=SourceConfig)
-    host: int = 0
-    num_hosts: int = 1
+    hosts: Hosts = dataclasses.field(default_factory=Hosts)
 
     def mark(self, name: str) -> pathlib.Path:
         """Where a finished piece of work is marked."""
@@ -165,17 +165,52 @@ def write(job: Job) -> dict[str, Any] | None:
       A summary, on the first host.
     """
     found = splits.find(job.pictures, job.source)
-    if not job.host:
+    if job.hosts.is_first:
         print(f"{job.pictures}: {inputs.describe(found)}")
-    listings = _list(job, found)
-    table = Table(found, listings, job.splits, job.rows_per_shard)
-    _write_shards(job, table)
-    if job.host:
-        return None
-    _wait([job.mark(shard.name) for shard in table.shards])
+    places = job.hosts.share(len(found))
+    for place in tqdm(places, "list", unit="input", disable=len(places) < 2):
+        list_input(job, found, place)
+    table = make_table(job, found)
+    write_shards(job, table, table.owned(job.hosts))
+    return conclude(job, found, table) if job.hosts.is_first else None
+
+
+def list_input(job: Job, found: Sequence[Input], place: int) -> None:
+    """Lists an input, unless it is listed already."""
+    mark = job.mark(listing.name(place))
+    if not mark.exists():
+        listed = listing.count(found[place], job.source, job.splits)
+        storage.write_json(mark, listed.to_json())
+
+
+def make_table(job: Job, found: Sequence[Input]) -> Table:
+    """Returns the table of all shards, when every input is listed."""
+    return Table(found, _listings(job, found), job.splits, job.rows_per_shard)
+
+
+def _listings(job: Job, found: Sequence[Input]) -> list[Listing]:
+    marks = [job.mark(listing.name(place)) for place in range(len(found))]
+    hosts.wait(marks, "listings")
+    return [Listing(**storage.read_json(mark)) for mark in marks]
+
+
+def write_shards(job: Job, table: Table, wanted: Sequence[Shard]) -> None:
+    """Writes those of some shards that are missing, and their marks."""
+    missing = [shard for shard in wanted if not job.mark(shard.name).exists()]
+    total = sum(shard.stop - shard.start for shard in missing)
+    with tqdm(total=total, desc="shards", unit="row") as bar:
+        for shard, loaded, refusals in _loaded(job, table.rows(missing, job.source)):
+            mark = _write_chunk(job, shard, loaded, refusals)
+            storage.write_json(job.mark(shard.name), mark)
+            bar.update(shard.stop - shard.start)
+
+
+def conclude(job: Job, found: Sequence[Input], table: Table) -> dict[str, Any]:
+    """Describes the sets when all shards are there; returns a summary."""
+    hosts.wait([job.mark(shard.name) for shard in table.shards], "shards")
     marks = {shard: storage.read_json(job.mark(shard.name)) for shard in table.shards}
     refusals = Refusals()
-    for one in listings:
+    for one in _listings(job, found):
         refusals.add(one.refusals)  # of rows whose picture was not looked at
     for mark in marks.values():
         refusals.add(mark["refusals"])
@@ -186,30 +221,6 @@ def write(job: Job) -> dict[str, Any] | None:
     for line in refusals.lines[:_MAX_PRINTED]:
         print(f"  refused {line}")
     return {**summary, "refused": refusals.refused}
-
-
-def _list(job: Job, found: Sequence[Input]) -> list[Listing]:
-    """Lists this host's share of the inputs; returns the listings of all."""
-    marks = [job.mark(listing.name(place)) for place in range(len(found))]
-    start, stop = listing.share(len(found), job.host, job.num_hosts)
-    for place in tqdm(range(start, stop), "list", unit="input", disable=stop < 2):
-        if not marks[place].exists():
-            listed = listing.count(found[place], job.source, job.splits)
-            storage.write_json(marks[place], listed.to_json())
-    _wait(marks)
-    return [Listing(**storage.read_json(mark)) for mark in marks]
-
-
-def _write_shards(job: Job, table: Table) -> None:
-    """Writes those of this host's shards that are missing."""
-    owned = table.owned(job.host, job.num_hosts)
-    missing = [shard for shard in owned if not job.mark(shard.name).exists()]
-    total = sum(shard.stop - shard.start for shard in missing)
-    with tqdm(total=total, desc="shards", unit="row") as bar:
-        for shard, loaded, refusals in _loaded(job, table.rows(missing, job.source)):
-            mark = _write_chunk(job, shard, loaded, refusals)
-            storage.write_json(job.mark(shard.name), mark)
-            bar.update(shard.stop - shard.start)
 
 
 def _loaded(
@@ -313,17 +324,3 @@ def _write_card(
     storage.write_json(root / "card.json", record)
     page = card_page.markdown(root.name, cards, counted, made_by)
     storage.write_bytes(root / "card.md", page.encode())
-
-
-def _wait(
-    paths: Sequence[pathlib.Path], sleep: Callable[[float], None] = time.sleep
-) -> None:
-    """Returns when all files are there; says every minute what is missing."""
-    said = time.monotonic()
-    while missing := [path for path in paths if not path.exists()]:
-        if time.monotonic() - said > _SAY_SECONDS:
-            said = time.monotonic()
-            print(
-                f"waiting for {len(missing)} pieces of other hosts: {missing[0].name}"
-            )
-        sleep(_POLL_SECONDS)

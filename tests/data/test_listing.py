@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from cm3leon_jax.data import listing, splits
+from cm3leon_jax.data.hosts import Hosts
 from cm3leon_jax.data.listing import Table
 from cm3leon_jax.data.refusals import Refusals
 from cm3leon_jax.data.sources.row import SourceConfig
@@ -48,7 +49,7 @@ def test_shards_hold_every_row_of_their_split_once(tmp_path):
 @pytest.mark.parametrize("num_hosts", [1, 2, 3, 50])
 def test_hosts_share_all_shards_evenly_and_read_them_alike(tmp_path, num_hosts):
     table, _ = _table(_documents(tmp_path / "docs"))
-    owned = [table.owned(host, num_hosts) for host in range(num_hosts)]
+    owned = [table.owned(Hosts(host, num_hosts)) for host in range(num_hosts)]
     assert [shard for some in owned for shard in some] == table.shards
     sizes = [len(some) for some in owned]
     assert max(sizes) - min(sizes) <= 1

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cm3leon_jax.data import pipeline, splits, streams
+from cm3leon_jax.data import hosts, pipeline, splits, streams
 from cm3leon_jax.data import shards as shards_data
+from cm3leon_jax.data.hosts import Hosts
 from cm3leon_jax.data.pictures import PictureConfig
 from cm3leon_jax.data.shards import SetInfo
 from cm3leon_jax.data.sources.row import SourceConfig
@@ -120,11 +121,9 @@ def _tars(root, counts=(9, 1, 7, 12)):
 
 def _on_hosts(job, num_hosts, monkeypatch):
     """Runs a job on several hosts at once; returns what each says."""
-    monkeypatch.setattr(shards, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(hosts, "_SECONDS", 0.01)
     jobs = [
-        dataclasses.replace(
-            job, host=host, num_hosts=num_hosts, tools=fakes.make_tools()
-        )
+        dataclasses.replace(job, hosts=Hosts(host, num_hosts), tools=fakes.make_tools())
         for host in range(num_hosts)
     ]
     with futures.ThreadPoolExecutor(num_hosts) as pool:
@@ -153,7 +152,8 @@ spec = importlib.util.spec_from_file_location("tests_of_shards", sys.argv[1])
 tests = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tests)
 job = tests._job(pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3]))
-tests.shards.write(dataclasses.replace(job, host=int(sys.argv[4]), num_hosts=2))
+hosts = tests.Hosts(int(sys.argv[4]), 2)
+tests.shards.write(dataclasses.replace(job, hosts=hosts))
 """
 
 
@@ -161,8 +161,8 @@ def test_two_processes_write_what_one_writes(tmp_path):
     pictures = _tars(tmp_path / "pictures")
     shards.write(_job(tmp_path / "whole", pictures))
     command = [sys.executable, "-c", _PROCESS, __file__, tmp_path / "some", pictures]
-    hosts = [subprocess.Popen([*command, str(host)]) for host in range(2)]
-    assert [host.wait(120) for host in hosts] == [0, 0]
+    processes = [subprocess.Popen([*command, str(host)]) for host in range(2)]
+    assert [process.wait(120) for process in processes] == [0, 0]
     assert _files(tmp_path / "some") == _files(tmp_path / "whole")
 
 
