@@ -54,7 +54,7 @@ def read(
         bar = tqdm.tqdm(found, f"read {split}", total=len(rows), unit="picture")
         for row, picture in zip(rows, bar, strict=True):
             if isinstance(picture, RefusedError):
-                refusals.refuse(str(row.path), picture)
+                refusals.refuse(row.place, picture)
                 continue
             taken.append(row)
             decoded.append(picture)

@@ -75,7 +75,7 @@ def load(
             loaded.append(_loaded(row, _taken(others), decoded, config, check))
             refusals.accepted += 1
         except RefusedError as error:
-            refusals.refuse(str(row.path), error)
+            refusals.refuse(row.place, error)
     return loaded
 
 

@@ -71,7 +71,9 @@ class Refusals:
         """Counts a refusal."""
         self._by_reason[str(error.reason)] += 1
         if len(self.lines) < self.max_lines:
-            self.lines.append(f"{name}: {error}")
+            # A file's name need not be Unicode, a line of `refusals.json` must.
+            line = f"{name}: {error}".encode("utf-8", "replace").decode()
+            self.lines.append(line)
 
     def add(self, counted: dict[str, Any]) -> None:
         """Adds what another `to_json` says."""

@@ -129,7 +129,7 @@ def records(
             texts.encode([one for some in own.values() for one in some])
         except RefusedError as error:
             refusals.accepted -= 1  # `load` took it
-            refusals.refuse(str(row.row.path), error)
+            refusals.refuse(row.row.place, error)
             continue
         kept.append(row)
         for name, some in own.items():

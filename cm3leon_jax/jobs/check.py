@@ -81,7 +81,7 @@ def _decode(
                     refusals.accepted += 1
                     usable += 1
                 else:
-                    refusals.refuse(str(row.path), error)
+                    refusals.refuse(row.place, error)
             bar.update(len(chunk))
     return usable
 

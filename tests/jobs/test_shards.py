@@ -144,6 +144,9 @@ def test_hosts_together_write_what_one_writes(tmp_path, monkeypatch, kind, num_h
     assert first == whole and others == [None] * (num_hosts - 1)
     assert _files(tmp_path / "some") == _files(tmp_path / "whole")
     assert first["sets"]["pairs"]["train"]["records"] >= 13
+    lines = json.loads((tmp_path / "some" / "refusals.json").read_text())["lines"]
+    wanted = "00000.tar:000000002.png" if kind == "tar" else "0003.png"
+    assert sum(wanted in line for line in lines) == 1
 
 
 _PROCESS = """

@@ -156,12 +156,7 @@ def rows(
         except RefusedError as error:
             if strict:
                 raise ValueError(f"{place}: {error}") from error
-            refusals.refuse(printable(place), error)
-
-
-def printable(text: str) -> str:
-    """Text that can be written: what is no Unicode is replaced."""
-    return text.encode("utf-8", "replace").decode()
+            refusals.refuse(place, error)
 
 
 def _checked(row: Row, config: SourceConfig, licences: set[str]) -> Row:

@@ -80,6 +80,11 @@ class Row:
         return self.root / self.id
 
     @property
+    def place(self) -> str:
+        """What a person would look for: of a pair the picture, else the row."""
+        return self.picture.name if self.is_pair else str(self.path)
+
+    @property
     def text(self) -> str:
         """All of its text, a line for each part."""
         return "\n".join(part for part in self.parts if isinstance(part, str))
