@@ -154,7 +154,22 @@ class Batches:
                 f" --config.resume.allow_change={wanted}"
             )
         _note(self._workdir, changes)
-        self._batches.set_state({**state, "fingerprint": now})
+        if before != now:
+            _LOGGER.warning("documents of rows that were open are left out")
+            streams = {k: _next_only(v) for k, v in state["streams"].items()}
+            state |= {"fingerprint": now, "streams": streams}
+        self._batches.set_state(state)
+
+
+def _next_only(stream: Mapping[str, Any]) -> dict[str, Any]:
+    """A stream's place without its open rows, which other data cannot fill again.
+
+    Of either way of packing (`data.rows`).
+    """
+    start = stream["next"]
+    row = stream.get("row", 0)
+    cut = {"first": start, "offset": 0, "row": row}
+    return {"next": start, "rows": [], "slots": [], **cut}
 
 
 def _is_allowed(line: str, allowed: Sequence[str]) -> bool:

@@ -31,6 +31,7 @@ from cm3leon_jax.train import (
     guard,
     hosts,
     loop,
+    meeting,
     metrics,
     optimizer,
     program,
@@ -65,10 +66,12 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
       FileNotFoundError: If there are no shards, or no weights to start from.
       ValueError: If model, rows, mesh and shards do not fit each other.
       FloatingPointError: If the loss is not finite.
+      SaveError: If a checkpoint cannot be written.
     """
+    meeting.join()
+    sharding.use_platform(config.num_cpu_devices)
     if not resumption.start(config, workdir):
         return
-    sharding.use_platform(config.num_cpu_devices)
     with resumption.only_writer(workdir):
         _train(config, workdir)
 

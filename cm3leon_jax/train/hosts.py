@@ -1,7 +1,8 @@
 """What the processes of a run tell each other: small values, agreed on by all.
 
-Every function is called by all processes at the same place of the program; with one
-process none of them touches a device. Values are JSON.
+Every function is called by all processes at the same place of the program (see
+`meeting` for how they meet); with one process none of them touches a device. Values are
+JSON.
 """
 
 import json

@@ -25,8 +25,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
 import jax
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-if int(hosts) > 1:
-    jax.distributed.initialize(f"127.0.0.1:{port}", int(hosts), int(index))
+os.environ.update(
+    CM3LEON_HOSTS=hosts, CM3LEON_HOST=index, CM3LEON_COORDINATOR=f"127.0.0.1:{port}"
+)
 from cm3leon_jax.jobs import train
 from configs import pretrain
 made = pretrain.get_config("debug")

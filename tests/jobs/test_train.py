@@ -165,7 +165,7 @@ class Still:
     """Batches that stay where they are told: only their place is looked at."""
 
     def __init__(self, fingerprint):
-        self.state = {"fingerprint": fingerprint, "streams": {"0": 1}}
+        self.state = {"fingerprint": fingerprint, "streams": {"0": {"next": 1}}}
 
     def get_state(self):
         return self.state
@@ -194,7 +194,7 @@ def test_other_version_of_the_code_is_refused_unless_it_is_named(tmp_path):
     (line,) = (tmp_path / "changes.jsonl").read_text().splitlines()
     assert json.loads(line)["changes"] == ["versions.jax: '1' -> '2'", "data: a -> b"]
     # A program that wrote down nothing of itself is gone on with.
-    place("2").set_state({"fingerprint": "a", "streams": {"0": 1}})
+    place("2").set_state({"fingerprint": "a", "streams": {"0": {"next": 1}}})
 
 
 def test_what_a_person_sees_may_change_and_older_folders_go_on(
