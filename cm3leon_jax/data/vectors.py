@@ -10,6 +10,9 @@ import numpy as np
 from cm3leon_jax.data.loading import Loaded
 from cm3leon_jax.data.sources.row import Row
 
+_MIN_COMPARED = 16  # pictures; fewer say little
+_MIN_COSINE = 0.3
+
 
 class AbstractVectors(Protocol):
     """Vectors that people already have (`sources.given.GivenVectors`)."""
@@ -52,6 +55,9 @@ def find(
       embedder: Makes vectors where none are given; None: there are then none.
       given: Vectors that are there already.
       query_drop: Options of the embedder for the query's vectors; None for none.
+
+    Raises:
+      ValueError: If the given vectors are not of the embedder's space.
     """
     ready = [given.find(row.row) if given else {} for row in rows]
     found = [{f"{kind}_vector": one for kind, one in some.items()} for some in ready]
@@ -65,10 +71,31 @@ def find(
             queries = _embed(rows, embedder, "query_", **query_drop)
             for fields, query in zip(found, queries, strict=True):
                 fields |= query
+            _check_space(ready, queries)
     return [
         {name: vector.astype(np.float16) for name, vector in fields.items()}
         for fields in found
     ]
+
+
+def _check_space(
+    given: Sequence[dict[str, np.ndarray]], queries: Sequence[dict[str, np.ndarray]]
+) -> None:
+    """Refuses given vectors that queries could not find.
+
+    A picture and the same with a fifth of it hidden are near in one space, and at right
+    angles in two.
+    """
+    near = [
+        float(np.dot(some["image"], query["query_image_vector"]))
+        for some, query in zip(given, queries, strict=True)
+        if "image" in some and "query_image_vector" in query
+    ]
+    if len(near) >= _MIN_COMPARED and np.mean(near) < _MIN_COSINE:
+        raise ValueError(
+            f"given vectors and the bi-encoder's differ (mean cosine {np.mean(near):.2f}"
+            f" of {len(near)} pictures); give the bi-encoder that made them, or none"
+        )
 
 
 def _embed(

@@ -211,6 +211,19 @@ def test_given_vectors_are_taken_and_the_rest_is_embedded(tmp_path):
     assert [len(one.image_vector) for one in made] == [0, 2, 0, 0, 0, 0]
 
 
+def test_given_vectors_of_another_space_are_refused(tmp_path):
+    class Given:
+        def find(self, row):
+            return {"image": np.array([0.0, -1.0])}
+
+    rows, _ = _load(make_folder(tmp_path, count=20, edit=False))
+    tools = dataclasses.replace(make_tools(), given=Given())
+    with pytest.raises(ValueError, match="give the bi-encoder that made them"):
+        _pairs(rows, tools)
+    made, _ = _pairs(rows[:5], tools)
+    np.testing.assert_allclose(made[0].image_vector, [0, -1])
+
+
 SPELT = "</s> <break> <sentinel:0> <s> <unk> <pad> <0x41> \u2581 <end>"
 
 
