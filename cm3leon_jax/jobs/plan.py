@@ -20,11 +20,12 @@ import ml_collections
 from cm3leon_jax import sharding, storage
 from cm3leon_jax import vocab as vocab_lib
 from cm3leon_jax.jobs import folder
-from cm3leon_jax.models import kernels, transformer
-from cm3leon_jax.plan import compiler, report, search, topology
+from cm3leon_jax.models import clip, kernels, transformer, vqgan
+from cm3leon_jax.plan import compiler, corpus, report, search, topology
 from cm3leon_jax.train import guard, optimizer, program, step
 
 _LOGGER = logging.getLogger(__name__)
+_VOCAB = vocab_lib.Vocab()  # a plan has no shards that say another
 _PLAN = "plan.json"
 _PROGRAM = "step.hlo.gz"  # the compiled program's text
 
@@ -45,7 +46,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     jax.config.update("jax_platforms", "cpu")
     chips = topology.chips(slice_)
-    model = model_config(config.run, is_cpu=False)
+    model = model_config(config.run, _VOCAB, is_cpu=False)
     planned = describe(
         config.run, slice_.name, slice_.device, slice_.shape, slice_.num_chips, model
     )
@@ -55,8 +56,10 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     plan["settings"] = _settings(config.run)
     if not plan["fits"]:
         plan |= _search(config, planned, chips, workdir)
+    plan["corpus"] = _corpus_hours(config.corpus, slice_)
     storage.write_json(pathlib.Path(workdir) / _PLAN, plan)
     print(report.table(plan))
+    print(corpus.table(plan["corpus"]))
     for line in plan.get("search", []):
         print(_tried(line))
     folder.finish(workdir, {"fits": plan["fits"], "peak": plan["memory"]["peak"]})
@@ -72,6 +75,22 @@ def _compile(
         with gzip.open(pathlib.Path(workdir) / _PROGRAM, "wt") as file:
             file.write(compiled.text)
     return report.build(planned, compiled)
+
+
+def _corpus_hours(
+    config: ml_collections.ConfigDict, slice_: topology.Topology
+) -> dict[str, float]:
+    """Hours of the jobs before training."""
+    fields = config.to_dict()
+    tokenizer = vqgan.VqganConfig(**fields.pop("image_tokenizer"))
+    embedder = clip.SHAPES[fields.pop("embedder")]
+    return corpus.hours(
+        corpus.CorpusConfig(**fields),
+        tokenizer,
+        embedder,
+        slice_.device,
+        slice_.num_chips,
+    )
 
 
 def describe(
@@ -97,14 +116,14 @@ def describe(
 
 
 def model_config(
-    config: ml_collections.ConfigDict, *, is_cpu: bool
+    config: ml_collections.ConfigDict, vocab: vocab_lib.Vocab, *, is_cpu: bool
 ) -> transformer.TransformerConfig:
-    """Returns the model of a training config, with the default vocabulary."""
+    """Returns the model of a training config, whose vocabulary comes with shards."""
     fields = config.model.to_dict()
     if fields["product_dtype"] == "auto":
         is_fast = is_cpu and sharding.cpu_multiplies_bfloat16()
         fields["product_dtype"] = "bfloat16" if is_fast else None
-    return transformer.TransformerConfig(vocab_size=vocab_lib.Vocab().size, **fields)
+    return transformer.TransformerConfig(vocab_size=vocab.size, **fields)
 
 
 def make_program(
@@ -112,6 +131,8 @@ def make_program(
     model: transformer.TransformerConfig,
     chips: Sequence[Any],
     platform: str,
+    *,
+    vocab: vocab_lib.Vocab = _VOCAB,
     setting: search.Setting | None = None,
 ) -> program.Program:
     """Returns the step of a training config on given devices.
@@ -121,6 +142,7 @@ def make_program(
       model: from `model_config`.
       chips: devices, which need not be there.
       platform: "tpu", "gpu" or "cpu", for the choice of kernels.
+      vocab: of the shards.
       setting: what to change; None for the run as it is configured.
     """
     given = sharding.MeshConfig(**config.mesh.to_dict())
@@ -155,7 +177,7 @@ def make_program(
         model,
         update,
         step.StepConfig(**pieces),
-        vocab_lib.Vocab(),
+        vocab,
         mesh,
         attention=sharding.spread(attention, mesh),
     )
@@ -174,10 +196,12 @@ def _search(
       the settings of the first that fits, or None.
     """
     tried: list[dict[str, Any]] = []
-    ranked = search.rank(_estimates(config, planned), planned.device.memory_bytes)
+    ranked = search.rank(estimates(config, planned), planned.device.memory_bytes)
     for candidate in ranked[: config.search.max_compiles]:
         _LOGGER.info("compiling with %s", candidate.setting)
-        made = make_program(config.run, planned.model, chips, "tpu", candidate.setting)
+        made = make_program(
+            config.run, planned.model, chips, "tpu", setting=candidate.setting
+        )
         found = _compile(planned, made, workdir) | {
             "settings": dataclasses.asdict(candidate.setting),
             "estimated_bytes": candidate.bytes,
@@ -189,7 +213,7 @@ def _search(
     return {"search": tried, "found": None}
 
 
-def _estimates(
+def estimates(
     config: ml_collections.ConfigDict, planned: report.Run
 ) -> list[search.Candidate]:
     """Every setting of the search with its estimated memory and time."""
@@ -223,7 +247,9 @@ def _trace(
 ) -> Any:
     """The step of a setting, traced on one device, where nothing is cut."""
     setting = search.Setting(remat, pieces, tensor=1)
-    made = make_program(config, planned.model, jax.devices()[:1], "tpu", setting)
+    made = make_program(
+        config, planned.model, jax.devices()[:1], "tpu", setting=setting
+    )
     rows = program.batch_shapes(planned.num_rows, planned.length)
     return compiler.trace(made, rows)
 

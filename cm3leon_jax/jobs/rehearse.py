@@ -40,8 +40,9 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         return
     sharding.use_platform(config.num_cpu_devices)
     platform = jax.default_backend()
-    model = plan.model_config(config, is_cpu=platform == "cpu")
-    made = plan.make_program(config, model, jax.devices(), platform)
+    vocab = vocab_lib.Vocab(**config.rehearsal.vocab)
+    model = plan.model_config(config, vocab, is_cpu=platform == "cpu")
+    made = plan.make_program(config, model, jax.devices(), platform, vocab=vocab)
     device = _device(config, made, model)
     planned = plan.describe(config, "here", device, (), jax.device_count(), model)
     shapes = program.batch_shapes(planned.num_rows, planned.length)
@@ -52,7 +53,14 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
             " step.num_microbatches, or set model.remat='full'"
         )
     found = report.build(planned, compiled)
-    seconds, loss = _steps(config, made, compiled.executable, planned)
+    batches = synthetic.Batches(
+        vocab,
+        num_rows=planned.num_rows // jax.process_count(),
+        length=planned.length,
+        seed=config.seed,
+        host=jax.process_index(),
+    )
+    seconds, loss = _steps(config, made, compiled.executable, batches)
     measured = {
         "seconds": seconds,
         "loss": loss,
@@ -70,16 +78,9 @@ def _steps(
     config: ml_collections.ConfigDict,
     made: program.Program,
     step: Any,
-    planned: report.Run,
+    batches: synthetic.Batches,
 ) -> tuple[float, float]:
     """Returns the median seconds of a step, and the last loss."""
-    batches = synthetic.Batches(
-        vocab_lib.Vocab(),
-        num_rows=planned.num_rows // jax.process_count(),
-        length=planned.length,
-        seed=config.seed,
-        host=jax.process_index(),
-    )
     now = made.init(jax.random.key(config.seed))
     times, metrics = [], {}
     for _ in tqdm.tqdm(range(_WARM_UP + config.rehearsal.num_steps), unit="step"):

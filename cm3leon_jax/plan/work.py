@@ -1,7 +1,7 @@
 """Operations that a traced program executes, rematerialisation included.
 
 Counted from the program before compilation, where a loop still says how often it runs:
-products (`dot_general`) exactly, and attention kernels, of which the compiler sees
+products and convolutions exactly, and attention kernels, of which the compiler sees
 nothing, by their name and shapes:
 
     forward    2 products of [L, L] a head, backward 5 (scores are computed again)
@@ -65,6 +65,8 @@ def _of_equation(equation: core.JaxprEqn) -> Work:
     name = equation.primitive.name
     if name == "dot_general":
         return Work(products=_dot(equation))
+    if name == "conv_general_dilated":
+        return Work(products=_convolution(equation))
     if name.startswith(_KERNELS):
         return Work(attention=_kernel(equation))
     inner = [count(jaxpr) for jaxpr in inner_jaxprs(equation.params)]
@@ -84,6 +86,13 @@ def _dot(equation: core.JaxprEqn) -> float:
     (contracted, _), _ = equation.params["dimension_numbers"]
     left = _shape(equation.invars[0])
     depth = math.prod(left[dim] for dim in contracted)
+    return _PER_MULTIPLY_ADD * math.prod(_shape(equation.outvars[0])) * depth
+
+
+def _convolution(equation: core.JaxprEqn) -> float:
+    kernel = _shape(equation.invars[1])
+    out_features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+    depth = math.prod(kernel) // out_features
     return _PER_MULTIPLY_ADD * math.prod(_shape(equation.outvars[0])) * depth
 
 
