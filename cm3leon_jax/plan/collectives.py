@@ -57,23 +57,24 @@ def find(module: hlo.Module, num_devices: int) -> list[Collective]:
       module: of a compiled program.
       num_devices: that run it; the group where the program names none.
     """
-    seen: set[str] = set()
-    counts: dict[tuple[str, int], list[float]] = collections.defaultdict(lambda: [0, 0])
-    for instruction, times, where in module.executed():
+    times: dict[str, float] = {}
+    ones: dict[str, tuple[str, int, float]] = {}
+    for instruction, runs, where in module.executed():
         kind = instruction.opcode.removesuffix("-start")
         if kind not in KINDS:
             continue
         chain = _CHAIN.search(instruction.attributes)
-        if chain:
-            if chain.group(1) in seen:
-                continue
-            seen.add(chain.group(1))
+        name = f"chain {chain.group(1)}" if chain else f"{where} {instruction.name}"
         group = group_size(instruction.attributes, num_devices)
-        total = counts[kind, group]
-        total[0] += times
-        total[1] += times * _sent(
-            kind, _operand_bytes(instruction, module, where), group
-        )
+        sent = _sent(kind, _operand_bytes(instruction, module, where), group)
+        # A piece of a chain may lie in a loop beside it: the chain runs as often as
+        # its rarest piece.
+        times[name] = min(runs, times[name]) if name in times else runs
+        ones[name] = (kind, group, sent)
+    counts: dict[tuple[str, int], list[float]] = collections.defaultdict(lambda: [0, 0])
+    for name, (kind, group, sent) in ones.items():
+        counts[kind, group][0] += times[name]
+        counts[kind, group][1] += times[name] * sent
     found = [Collective(*key, *value) for key, value in counts.items() if key[1] > 1]
     return sorted(found, key=lambda one: -one.sent_bytes)
 
