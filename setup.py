@@ -32,7 +32,17 @@ _EXTRAS = {
     "torch": ["torch>=2.6", "transformers>=5.0"],
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda13]"],
-    "dev": ["pytest>=8", "setuptools>=77", "ruff>=0.12", "pyright>=1.1.400"],
+    "watch": ["tensorboardX>=2.6.5"],  # event files without TensorFlow
+    "wandb": ["wandb>=0.31"],
+    "beam": ["apache-beam>=2.77"],  # lowers pillow and pyarrow: in a venv of its own
+    "faiss": ["faiss-cpu>=1.9"],
+    "dev": [
+        "pytest>=8",
+        "setuptools>=77",
+        "ruff>=0.12",
+        "pyright>=1.1.400",
+        "tensorboardX>=2.6.5",
+    ],
 }
 
 setuptools.setup(
