@@ -84,11 +84,14 @@ class LossWeights:
       sentinel: For sentinels, times their span's. 1 as CM3Leon; the CM3 paper has 0.
       context: Outside the target, in sequences that have one. 1 as CM3Leon; 0 trains
         on answers alone.
+      target_total: Of all ids of a target together, so that an answer of one word
+        counts as much as a picture; 0 weighs each id 1, as CM3Leon.
     """
 
     retrieved: float = 1.0
     sentinel: float = 1.0
     context: float = 1.0
+    target_total: float = 0.0
 
 
 def weigh(
@@ -111,7 +114,8 @@ def weigh(
     weights = np.full(length, w.retrieved, np.float32)
     weights[query[0] : query[1]] = 1.0 if target is None else w.context
     if target is not None:
-        weights[target[0] : target[1]] = 1.0
+        each = w.target_total / (target[1] - target[0]) if w.target_total else 1.0
+        weights[target[0] : target[1]] = each
     return weights
 
 

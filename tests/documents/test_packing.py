@@ -30,6 +30,15 @@ def test_weigh_equals_the_worked_example():
     np.testing.assert_allclose(weights, [0.1, 0.1, 0.1, 0.5, 1, 0.5, 0.5])
 
 
+@pytest.mark.parametrize("size", [1, 4])
+def test_targets_of_any_length_may_weigh_alike(size):
+    weights = packing.weigh(
+        9, (3, 9), (4, 4 + size), LossWeights(context=0.5, target_total=6.0)
+    )
+    assert weights[4 : 4 + size].sum() == pytest.approx(6.0)
+    np.testing.assert_allclose(weights[4 + size :], 0.5)
+
+
 @pytest.mark.parametrize("length", [8, 64])
 def test_pack_holds_every_piece_once_and_whole(length):
     pieces = _random_pieces(60, length)
