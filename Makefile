@@ -6,9 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help setup quickstart quickstart-full test test-fast test-all test-torch lint types clean
+.PHONY: help setup demo quickstart quickstart-full test test-fast test-all test-torch lint types clean
 
 help:
+	@echo "make demo                    a trained model draws, describes, answers: a minute"
 	@echo "make quickstart              the whole path on the built-in scenes, 15 minutes"
 	@echo "make quickstart DATA=folder  the same on your own pictures and captions"
 	@echo "make quickstart-full         the longer run (hours; resumable)"
@@ -22,6 +23,10 @@ $(READY): requirements.lock setup.py
 	@touch $@
 
 setup: $(READY)
+
+# The model of `make quickstart-full`, kept in the repository.
+demo: $(READY)
+	$(BIN)/cm3leon --config configs/generate.py --workdir runs/demo --config.model=examples/demo --config.requests=examples/demo/requests.jsonl $(ARGS)
 
 quickstart: $(READY)
 	$(BIN)/cm3leon --config configs/quickstart.py --workdir $(WORKDIR) $(if $(DATA),--config.data=$(DATA)) $(ARGS)
