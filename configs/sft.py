@@ -34,7 +34,7 @@ def get_config(arg=None):
         # A short budget goes to what is asked for; the paper weighs all ids alike.
         config.loader.cm3.target_mask_prob = 0.9
         config.loader.weights.context = 0.1
-    if chosen["quick"]:
+    if chosen["quick"] and not chosen["pictures"]:
         # Answers of one word were a twentieth of the loss, and guessed.
         config.loader.weights.update(retrieved=0.1, target_total=16.0)
     if chosen["pictures"] and (chosen["quick"] or chosen["full"]):
