@@ -62,7 +62,8 @@ def test_no_program_starts_before_the_last_one_ended(tmp_path):
         writer=metrics.Writer(tmp_path / "metrics.jsonl"),
         log_every=1,
         save_every=6,
-        evaluate=lambda x: jax.device_get(evaluate(x)),
+        # On every device: the copy that is fetched may be there before the others.
+        evaluate=lambda x: jax.device_get(jax.block_until_ready(evaluate(x))),
         eval_every=2,
         measure=watched("measure", measured),
     )
