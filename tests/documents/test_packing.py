@@ -30,13 +30,22 @@ def test_weigh_equals_the_worked_example():
     np.testing.assert_allclose(weights, [0.1, 0.1, 0.1, 0.5, 1, 0.5, 0.5])
 
 
-@pytest.mark.parametrize("size", [1, 4])
-def test_targets_of_any_length_may_weigh_alike(size):
+@pytest.mark.parametrize("size", [1, 3, 6])
+def test_short_targets_are_raised_and_long_ones_weigh_one_an_id(size):
     weights = packing.weigh(
-        9, (3, 9), (4, 4 + size), LossWeights(context=0.5, target_total=6.0)
+        12, (3, 12), (4, 4 + size), LossWeights(context=0.5, target_min=4.0)
     )
-    assert weights[4 : 4 + size].sum() == pytest.approx(6.0)
+    np.testing.assert_allclose(weights[4 : 4 + size], max(1, 4 / size))
     np.testing.assert_allclose(weights[4 + size :], 0.5)
+
+
+def test_what_is_masked_weighs_at_least_its_share():
+    weights = np.array([0.1, 0.1, 0.5, 0.5, 2.0, 0.5], np.float32)
+    spans = np.array([[1, 2], [3, 5]])
+    raised = packing.weigh_masked(weights, spans, LossWeights(masked=1.0))
+    np.testing.assert_allclose(raised, [0.1, 1, 0.5, 1, 2, 0.5])
+    assert packing.weigh_masked(weights, spans, LossWeights()) is weights
+    np.testing.assert_allclose(weights[1], 0.1)  # what was given stays
 
 
 @pytest.mark.parametrize("length", [8, 64])
