@@ -10,14 +10,15 @@ chip: v5p-128 is 64 chips. A v4 chip shows as two devices where megacore is off.
 
 import dataclasses
 import difflib
+from typing import Any
 
 _GIB = 2**30
 # Largest share that a product of 8,192-wide bfloat16 matrices and a copy reached on a
 # v6e: 827 of 918 TFLOP/s and 1,360 of 1,640 GB/s
 # (github.com/AI-Hypercomputer/tpu-recipes, microbenchmarks/README.md). For the other
 # generations no such table was found, and the same shares are assumed.
-_TPU_SHARES = {"product_share": 0.90, "memory_share": 0.83}
-_DOCS = "https://cloud.google.com/tpu/docs/"
+_TPU_PRODUCT_SHARE, _TPU_MEMORY_SHARE = 0.90, 0.83
+_RING_LENGTHS = {2: 16, 3: 4}  # by dimensions of the torus
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,54 +53,55 @@ class Device:
     source: str = ""
 
 
+def _tpu(name: str, *, torus_dims: int, **fields: Any) -> Device:
+    """A TPU, with what all generations have in common."""
+    return Device(
+        name,
+        torus_dims=torus_dims,
+        ring_length=_RING_LENGTHS[torus_dims],
+        product_share=_TPU_PRODUCT_SHARE,
+        memory_share=_TPU_MEMORY_SHARE,
+        source=f"https://cloud.google.com/tpu/docs/{name}",
+        **fields,
+    )
+
+
 DEVICES = (
-    Device(
-        name="v4",
+    _tpu(
+        "v4",
         kinds=("TPU v4",),
         peak_flops=275e12,
         memory_bytes=30.75 * _GIB,
         memory_bandwidth=1.2e12,
         link_bandwidth=6 * 45e9,  # jax-ml.github.io/scaling-book/tpus, one way
         torus_dims=3,
-        ring_length=4,
-        source=_DOCS + "v4",
-        **_TPU_SHARES,
     ),
-    Device(
-        name="v5e",
+    _tpu(
+        "v5e",
         kinds=("TPU v5 lite", "TPU v5e"),
         peak_flops=197e12,
         memory_bytes=15.75 * _GIB,
         memory_bandwidth=819e9,
         link_bandwidth=1600e9 / 8,
         torus_dims=2,
-        ring_length=16,
-        source=_DOCS + "v5e",
-        **_TPU_SHARES,
     ),
-    Device(
-        name="v5p",
+    _tpu(
+        "v5p",
         kinds=("TPU v5", "TPU v5p"),
         peak_flops=459e12,
         memory_bytes=95.74 * _GIB,
         memory_bandwidth=2765e9,
         link_bandwidth=4800e9 / 8,
         torus_dims=3,
-        ring_length=4,
-        source=_DOCS + "v5p",
-        **_TPU_SHARES,
     ),
-    Device(
-        name="v6e",
+    _tpu(
+        "v6e",
         kinds=("TPU v6 lite", "TPU v6e"),
         peak_flops=918e12,
         memory_bytes=31.25 * _GIB,
         memory_bandwidth=1640e9,
         link_bandwidth=3200e9 / 8,  # an older revision of the page says 3,584 Gbps
         torus_dims=2,
-        ring_length=16,
-        source=_DOCS + "v6e",
-        **_TPU_SHARES,
     ),
     Device(
         name="h100",

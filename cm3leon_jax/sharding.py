@@ -171,6 +171,7 @@ def shardings(
     """
 
     def place(path, leaf):
+        """The sharding of one leaf, by the last of its names that has axes."""
         names = [str(getattr(key, "name", "")) for key in path]
         known = [name for name in names if name in logical_axes]
         if not known or leaf.ndim == 0:
@@ -260,9 +261,11 @@ def spread(attention: Attention, mesh: jax.sharding.Mesh) -> Attention:
     pieces = mesh.shape["sequence"]
 
     def gather(x_BLHK: jax.Array) -> jax.Array:
+        """Pieces of rows, all heads -> whole rows, some of the heads."""
         return jax.lax.all_to_all(x_BLHK, "sequence", 2, 1, tiled=True)
 
     def local(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL):
+        """Attention of one device's part."""
         if pieces == 1:
             return attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL)
         segment_ids_BL = jax.lax.all_gather(
@@ -302,6 +305,7 @@ def put_batch(batch: Any, mesh: jax.sharding.Mesh) -> Any:
     hosts = jax.process_count()
 
     def put(rows_BL: np.ndarray) -> jax.Array:
+        """One field of the batch."""
         num_rows, length = rows_BL.shape
         parts = sizes["data"] * sizes["fsdp"]
         if num_rows * hosts % parts or length % sizes["sequence"]:

@@ -216,6 +216,7 @@ class _Codes:
         self._hashes = [hashlib.sha256(one.tobytes()).hexdigest() for one in pixels]
 
     def codes(self, made: Example) -> list[np.ndarray]:
+        """Returns the codes of an example's pictures, in their order."""
         return [self._codes[self._index[id(one)]] for one in made.pictures]
 
     def content_hash(self, made: Example) -> str:

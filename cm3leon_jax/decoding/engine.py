@@ -200,11 +200,13 @@ def _decode(
     keys_B = jax.vmap(jax.random.key)(seeds_B)
 
     def is_going(carry: _Carry) -> jax.Array:
+        """Whether any row has something left to write."""
         return (carry.step < kind.num_steps) & jnp.any(
             carry.place.piece_B < plans.num_B
         )
 
     def advance(carry: _Carry) -> _Carry:
+        """Feeds one id of every stream and chooses the next of every row."""
         positions_R1 = (lengths_SB - 1 + carry.step).reshape(-1, 1)
         x_R1D, cache = model.extend(
             carry.fed_SB.reshape(-1, 1), positions_R1, carry.cache
@@ -271,6 +273,7 @@ def _choose(
     """
 
     def draw(spans: tuple[tuple[int, int], ...], is_asked_B: jax.Array) -> jax.Array:
+        """One modality's ids: drawn where they are asked for, any others elsewhere."""
         logits_SBV = jnp.concatenate(
             [model.head(x_SBD, start, size) for start, size in spans], axis=-1
         )

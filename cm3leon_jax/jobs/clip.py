@@ -119,6 +119,7 @@ def _on_all_devices(step: contrastive.Step) -> contrastive.Step:
     def spread(
         state: contrastive.State, batch: contrastive.Batch
     ) -> tuple[contrastive.State, dict[str, jax.Array]]:
+        """Puts state and rows where they belong, then takes the step."""
         return step(jax.device_put(state, everywhere), jax.device_put(batch, rows))
 
     return spread

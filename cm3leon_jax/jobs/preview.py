@@ -120,9 +120,9 @@ class Preview:
         document = self.documents[index]
         span = (0, len(self._text(document)))
         if self.is_tuned:
-            placeholder = np.zeros((1, 1, 3), np.uint8)  # its codes are known
+            unseen = np.zeros((1, 1, 3), np.uint8)  # the document's codes replace it
             document = prompts.with_hole(
-                caption.prompt(placeholder),
+                caption.prompt(unseen),
                 self.texts.encode,
                 [self._codes(document)],
                 vocab,

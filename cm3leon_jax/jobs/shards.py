@@ -229,6 +229,7 @@ def _loaded(
     """Decodes the pictures of the next shard while one is being encoded."""
 
     def load(shard: Shard, rows: list[Row]) -> tuple[Shard, list[Loaded], Refusals]:
+        """Decodes the rows of one shard; runs in the thread."""
         refusals = Refusals()
         threads = job.num_threads
         found = tokenise.load(rows, job.picture_config, refusals, num_threads=threads)

@@ -207,6 +207,7 @@ def initializer(config: TransformerConfig, std: float) -> Callable[..., jax.Arra
     """Returns a function `(key, shape) -> array` that draws weights."""
 
     def init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """Draws a truncated normal."""
         # The paper's std is of the normal before it is cut at 3 std.
         draw = jax.random.truncated_normal(key, -3.0, 3.0, shape, jnp.float32)
         return (std * draw).astype(config.param_dtype)
@@ -233,6 +234,7 @@ def remat_policy(name: str) -> Callable[..., Any]:
         )
 
     def policy(primitive, *args, **params):
+        """Keeps products, and of what has a name an attention kernel's results."""
         chosen = kept if primitive.name == "name" else products
         return chosen(primitive, *args, **params)
 

@@ -111,6 +111,7 @@ class Module:
         found: dict[str, float] = {}
 
         def visit(name: str, times: float) -> None:
+            """Adds runs of a computation and of what it calls."""
             found[name] = found.get(name, 0.0) + times
             for instruction in self.computations.get(name, {}).values():
                 if instruction.opcode in followed:

@@ -115,6 +115,7 @@ def _nearest(name: str) -> str:
     wanted = math.prod(sizes) if sizes else 256
 
     def distance(known: str) -> float:
+        """How many times more or fewer chips a layout has, as a logarithm."""
         count = math.prod(int(size) for size in known.split("x"))
         return abs(math.log(count / max(wanted, 1)))
 

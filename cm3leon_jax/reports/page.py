@@ -212,16 +212,19 @@ class _Frame:
         self._low, self._high = low, max(high, low + 1e-9)
 
     def x(self, value: float) -> float:
+        """Pixels from the left."""
         left, right, _, _ = _MARGIN
         share = (value - self._left) / (self._right - self._left)
         return left + share * (_CHART[0] - left - right)
 
     def y(self, value: float) -> float:
+        """Pixels from the top."""
         _, _, bottom, top = _MARGIN
         share = (value - self._low) / (self._high - self._low)
         return _CHART[1] - bottom - share * (_CHART[1] - bottom - top)
 
     def axes(self, unit: str) -> str:
+        """SVG of three grid lines and their labels."""
         parts = []
         for share in (0.0, 0.5, 1.0):
             value = self._low + share * (self._high - self._low)

@@ -157,6 +157,7 @@ def _search(
     axes = mesh.axis_names
 
     def on_each(queries_NE, bank_ME):
+        """Searches one device's rows; every device returns the best of all."""
         first_row = jax.lax.axis_index(axes) * len(bank_ME)
         found = _search_shard(queries_NE, bank_ME, first_row, k, config)
         # Gathered in the order of the rows, so that ties still go to the lower one.
@@ -188,6 +189,7 @@ def _search_shard(
     in_segments = not config.approximate_recall and size % _SEGMENT == 0
 
     def add_chunk(best, numbered_chunk):
+        """Scores the next chunk and sorts it into the running best."""
         number, chunk_CE = numbered_chunk
         scores_NC = jnp.matmul(
             queries_NE,
@@ -239,6 +241,7 @@ def _add_segments(
     wanted_1S1 = 1 + jnp.arange(num_segments, dtype=jnp.int32)[None, :, None]
 
     def add_few(best):
+        """Sorts in the segments that hold a better score, and no others."""
         is_it_NSG = rank_NG[:, None, :] == wanted_1S1
         # In the order of the rows, so that ties go to the lower one.
         segment_NS1 = jnp.argmax(is_it_NSG, axis=2, keepdims=True)

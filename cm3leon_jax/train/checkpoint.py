@@ -313,6 +313,7 @@ def unflatten(arrays: Mapping[str, Any], like: Any) -> Any:
     """Returns a pytree like `like` with the named arrays, placed as `like` is."""
 
     def place(path, leaf):
+        """The named array as the template's leaf has it."""
         array = arrays[name_of(path)]
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             # The template's own implementation of random numbers.

@@ -203,7 +203,10 @@ def _make_step(
     """Compiles one update."""
 
     def step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
+        """One update from one batch."""
+
         def of_params(params):
+            """The loss of parameters."""
             return total_loss(nnx.merge(definition, params), batch, config)
 
         gradients, metrics = jax.grad(of_params, has_aux=True)(state.params)

@@ -91,12 +91,14 @@ def wrap(
     inner = optax.with_extra_args_support(optimizer)
 
     def init(params: Any) -> GuardState:
+        """The inner optimizer's state, no step applied and none bad."""
         zero = jnp.zeros((), jnp.int32)
         return GuardState(
             inner.init(params), jnp.zeros(()), zero, zero, zero, zero, zero - 1
         )
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any):
+        """The inner update, or nothing at all if the step is bad."""
         value, gradient = extra["value"], updates
         bad_array = _first_bad(gradient)
         is_bad = (bad_array >= 0) | ~jnp.isfinite(value) | (state.is_halted > 0)

@@ -160,6 +160,7 @@ def _values(how: _How, x_blD, table_vd, targets_bl, weights_bl):
     table_Dv = layers.swap(_gathered(how, table_vd, x_blD.dtype), 1, how.product_dtype)
 
     def piece(_, part):
+        """Losses of one piece of the rows."""
         x_blD, targets_bl, weights_bl = part
         logits_blv = _logits(how, x_blD, table_Dv)
         *_, norm_bl = _softmax(how, logits_blv)
@@ -178,6 +179,7 @@ def _values_and_gradients(how: _How, x_blD, table_vd, targets_bl, weights_bl):
     ids_11v = _first_id(how, num_ids) + jnp.arange(num_ids)[None, None]
 
     def piece(grad_table_vD, part):
+        """Losses and gradients of one piece; the table's gradient is added up."""
         x_blD, targets_bl, weights_bl = part
         logits_blv = _logits(how, x_blD, table_Dv)
         # One exponential serves the loss and the gradient.
@@ -263,6 +265,7 @@ def _split(arrays, num_chunks: int):
     """[b, l, ...] -> [pieces, b, l / pieces, ...]."""
 
     def split(x):
+        """One array, its pieces in front."""
         batch, length = x.shape[:2]
         if length % num_chunks:
             raise ValueError(f"{num_chunks=} must divide the row length {length}")

@@ -115,6 +115,7 @@ def _unchanged(updates: Any, params: Any) -> Any:
 
 def _labels(tree: Any, patterns: tuple[str, ...], matched: Any, other: Any) -> Any:
     def label(path, _):
+        """What stands in a parameter's place."""
         name = checkpoint.name_of(path)
         return matched if any(fnmatch.fnmatch(name, p) for p in patterns) else other
 

@@ -153,6 +153,7 @@ def init(
 
     @jax.jit  # one program for all weights; one by one they compile far longer
     def make() -> PixelState:
+        """Both players and their moments."""
         players = optimizers(optimizer)
         # "rbg" compiles several times faster than threefry, at every kernel's shape.
         rngs = nnx.Rngs(jax.random.key(seed, impl="rbg"))
@@ -252,6 +253,7 @@ def make_step(
     revive_steps = codebook.revive_until * optimizer.num_steps
 
     def step(state: PixelState, pictures_BYXC: jax.Array):
+        """One move of both players, then the codebook's."""
         image_BYXC = vqgan.from_bytes(pictures_BYXC)
         objective = _objective(state, image_BYXC, loss, codebook.use_mean)
         gradients, (output_BYXC, quantized, metrics) = jax.grad(
@@ -299,6 +301,7 @@ def _objective(state: PixelState, image_BYXC, loss: LossConfig, use_mean: bool):
     """Returns what the tokenizer minimises, as a function of the tokenizer."""
 
     def objective(model: vqgan.Vqgan):
+        """The sum of the tokenizer's terms; its output and numbers beside it."""
         quantized = model.quantize(model.latents(image_BYXC))
         features_BYXC = model.decoder.features(
             model.post_quant_conv(quantized.vectors_BYXD)
@@ -348,6 +351,7 @@ def _discriminator_step(state, image_BYXC, output_BYXC, loss, player):
     plays = (state.step >= loss.adversarial_start).astype(jnp.float32)
 
     def objective(judge):
+        """The discriminator's loss."""
         return plays * hinge_loss(judge(image_BYXC), judge(fake_BYXC))
 
     value, gradients = jax.value_and_grad(objective)(judge)
@@ -365,6 +369,7 @@ def _apply(player: optax.GradientTransformation, gradients, optimizer_state, mod
     gradients_W, weights_W = _vector(gradients), _vector(model)
 
     def move():
+        """The weights and moments after the update."""
         updates_W, state = player.update(gradients_W, optimizer_state, weights_W)
         return weights_W + updates_W, state
 

@@ -68,6 +68,7 @@ def make(
     optimizer = optax.with_extra_args_support(optimizer)
 
     def step(state: TrainState, batch: Batch):
+        """Gradients of the batch, then one update."""
         (total, sums), gradient = _accumulated(
             gradients_of, state.model, batch, config.num_microbatches, on
         )
@@ -222,6 +223,7 @@ def _accumulated(gradients_of, model, batch: Batch, num_microbatches: int, on: _
         return gradients_of(model, batch)
 
     def split(x_BL):
+        """Rows [B, L] -> [A, B / A, L]."""
         rows = x_BL.shape[0]
         if rows % num_microbatches:
             raise ValueError(f"{num_microbatches=} must divide the {rows} rows a step")
@@ -230,6 +232,7 @@ def _accumulated(gradients_of, model, batch: Batch, num_microbatches: int, on: _
         return on.constrain(jnp.moveaxis(x_AB, 1, 0), (None, "batch", "length"))
 
     def add(carry, microbatch):
+        """One more microbatch's sums and gradient."""
         part = gradients_of(model, microbatch)
         return jax.tree.map(jnp.add, carry, part), None
 

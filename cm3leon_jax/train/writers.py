@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+_EXTRAS = {"tensorboardX": "watch", "wandb": "wandb"}
+
 
 class TensorBoard:
     """Event files in a folder; every start of a run adds one."""
@@ -25,13 +27,7 @@ class TensorBoard:
         Raises:
           ValueError: if tensorboardX is not installed.
         """
-        try:
-            package = importlib.import_module("tensorboardX")
-        except ImportError as error:
-            raise ValueError(
-                "watch.tensorboard needs the package tensorboardX; install"
-                " cm3leon-jax[watch], or set it to False"
-            ) from error
+        package = _imported("tensorboardX", "watch.tensorboard", off=False)
         self._make = package.SummaryWriter
         self._folder = folder
         self._purge_step: int | None = None
@@ -84,13 +80,7 @@ class WeightsAndBiases:
         Raises:
           ValueError: if wandb is not installed.
         """
-        try:
-            wandb = importlib.import_module("wandb")
-        except ImportError as error:
-            raise ValueError(
-                "watch.wandb_project needs the package wandb; install"
-                " cm3leon-jax[wandb], or set it to ''"
-            ) from error
+        wandb = _imported("wandb", "watch.wandb_project", off="")
         pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
         self._wandb = wandb
         self._run = wandb.init(
@@ -122,6 +112,18 @@ class WeightsAndBiases:
     def close(self) -> None:
         """Ends the run."""
         self._run.finish()
+
+
+def _imported(package: str, field: str, *, off: Any) -> Any:
+    """The package of an extra that a config field asks for."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        extra = _EXTRAS[package]
+        raise ValueError(
+            f"{field} needs the package {package}; install cm3leon-jax[{extra}], or set"
+            f" it to {off!r}"
+        ) from error
 
 
 def _escaped(text: str) -> str:

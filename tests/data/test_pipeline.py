@@ -80,9 +80,9 @@ def _sequences(batch):
     return found
 
 
-def _equal(left, right):
+def _assert_equal(left, right):
     for a, b in zip(left, right, strict=True):
-        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_assert_equal(a, b)
 
 
 @pytest.mark.parametrize("packing", ["whole", "cut"])
@@ -97,7 +97,9 @@ def test_hosts_together_see_the_batches_of_one(sets, packing, num_hosts):
     for _ in range(5):
         whole = next(alone)
         parts = [next(host) for host in hosts]
-        _equal(whole, [np.concatenate(fields) for fields in zip(*parts, strict=True)])
+        _assert_equal(
+            whole, [np.concatenate(fields) for fields in zip(*parts, strict=True)]
+        )
 
 
 @pytest.mark.parametrize("packing", ["whole", "cut"])
@@ -107,7 +109,7 @@ def test_workers_make_the_batches_of_one(sets, packing):
     many = pipeline.load(sets, config, prefetch=2, num_workers=3)
     batches, others = iter(alone), iter(many)
     for _ in range(12):
-        _equal(next(batches), next(others))
+        _assert_equal(next(batches), next(others))
 
 
 @pytest.mark.parametrize("packing", ["whole", "cut"])
@@ -165,7 +167,7 @@ def test_a_restored_state_gives_the_same_batches(sets, packing, prefetch):
             other = iter(pipeline.load(sets, config, prefetch=prefetch))
             other.set_state(state)
             for batch in following:
-                _equal(batch, next(other))
+                _assert_equal(batch, next(other))
         next(iterator)
     assert len(json.dumps(iterator.get_state())) < 1000
 
@@ -191,7 +193,7 @@ def test_a_state_from_before_slots_were_kept_is_read(sets):
     other = iter(pipeline.load(sets, SMALL, prefetch=0))
     other.set_state(state)
     for _ in range(3):
-        _equal(next(iterator), next(other))
+        _assert_equal(next(iterator), next(other))
 
 
 def test_other_data_or_configs_refuse_a_state(sets):
@@ -222,8 +224,10 @@ def test_cut_rows_are_full_and_hold_the_stream_in_order(sets):
     batches = [next(iterator) for _ in range(4)]
     for batch in batches:
         assert (batch.segment_ids_BL == 1).all()
-        np.testing.assert_array_equal(batch.positions_BL, [np.arange(64)] * 8)
-        np.testing.assert_array_equal(batch.tokens_BL[:, 1:], batch.targets_BL[:, :-1])
+        np.testing.assert_array_assert_equal(batch.positions_BL, [np.arange(64)] * 8)
+        np.testing.assert_array_assert_equal(
+            batch.tokens_BL[:, 1:], batch.targets_BL[:, :-1]
+        )
     rows = [[*b.tokens_BL[r], b.targets_BL[r, -1]] for b in batches for r in range(8)]
     whole = np.concatenate(rows)
     ends = np.flatnonzero(whole[:-1] == VOCAB.EOS)

@@ -73,8 +73,8 @@ def one(folder, tmp_path_factory):
     return workdir
 
 
-def agrees(found, expected):
-    """Whether two runs saw the same data and their losses differ by rounding alone."""
+def assert_agrees(found, expected):
+    """Two runs saw the same data, and their losses differ by rounding alone."""
     got, wanted = (checkpoint.read(x / "checkpoints") for x in (found, expected))
     assert got.data["streams"] == wanted.data["streams"]
     losses = [[entry["loss"] for entry in steps(x)] for x in (found, expected)]
@@ -85,7 +85,7 @@ def agrees(found, expected):
 
 def test_two_hosts_train_evaluate_and_draw_as_one_does(folder, one, tmp_path):
     finish(launch(folder, tmp_path, hosts=2, devices=4))
-    agrees(tmp_path, one)
+    assert_agrees(tmp_path, one)
     made = [sorted(p.name for p in (x / "previews").iterdir()) for x in (tmp_path, one)]
     assert made[0] == made[1] and len(made[0]) == 4
 
@@ -97,7 +97,7 @@ def test_run_goes_on_with_other_devices(folder, one, tmp_path, devices):
     (workdir / "done.json").unlink()
     shutil.rmtree(workdir / "checkpoints/00000010")
     finish(launch(folder, workdir, devices=devices))
-    agrees(workdir, one)
+    assert_agrees(workdir, one)
 
 
 def test_killed_job_goes_on_within_seconds_to_the_same_bytes(folder, tmp_path):

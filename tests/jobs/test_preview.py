@@ -1,5 +1,6 @@
 """Previews while training: the same requests every time, and no step is changed."""
 
+import dataclasses
 import json
 
 import jax
@@ -16,24 +17,12 @@ from cm3leon_jax.tokenizers import image, text
 from cm3leon_jax.train import checkpoint, metrics
 from cm3leon_jax.vocab import Vocab
 from configs import pretrain
+from tests import shapes
 
 VOCAB = Vocab(
     text_size=300, image_size=16, control_size=40, num_sentinels=20, codes_per_image=4
 )
-SHAPE = vqgan.VqganConfig(
-    image_size=4,
-    base_channels=8,
-    multipliers=(1, 2),
-    encoder_kernels=(3, 3),
-    decoder_kernels=(3, 3),
-    num_res_blocks=1,
-    attention_sizes=(),
-    use_mid_block=False,
-    latent_channels=8,
-    code_dim=4,
-    codebook_size=16,
-    num_groups=4,
-)
+SHAPE = dataclasses.replace(shapes.VQGAN, image_size=4)
 WORDS = ("a red crest on a tan wall", "two blue crests", "a small green crest")
 
 

@@ -15,17 +15,17 @@ SHAPES = {  # inputs, outputs
 }
 
 
-@pytest.mark.parametrize("name", SHAPES)
-def test_project_equals_tensordot_forward_and_backward(name):
-    inputs, outputs = SHAPES[name]
+def _drawn(inputs, outputs):
+    """How many dimensions are summed over; inputs, weights, the result's gradient."""
     rng = np.random.default_rng(0)
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
-    x, weights, grad = (
-        draw(2, 5, *inputs),
-        draw(*inputs, *outputs),
-        draw(2, 5, *outputs),
-    )
-    num = len(inputs)
+    x, weights = draw(2, 5, *inputs), draw(*inputs, *outputs)
+    return len(inputs), x, weights, draw(2, 5, *outputs)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_project_equals_tensordot_forward_and_backward(name):
+    num, x, weights, grad = _drawn(*SHAPES[name])
     ours, ours_vjp = jax.vjp(lambda x, w: layers.project(x, w, num), x, weights)
     theirs, theirs_vjp = jax.vjp(lambda x, w: jnp.tensordot(x, w, num), x, weights)
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
@@ -35,15 +35,7 @@ def test_project_equals_tensordot_forward_and_backward(name):
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_rounded_factors_give_float32_sums_close_to_the_unrounded(name):
-    inputs, outputs = SHAPES[name]
-    rng = np.random.default_rng(0)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
-    x, weights, grad = (
-        draw(2, 5, *inputs),
-        draw(*inputs, *outputs),
-        draw(2, 5, *outputs),
-    )
-    num = len(inputs)
+    num, x, weights, grad = _drawn(*SHAPES[name])
     rounded = lambda x: x.astype(jnp.bfloat16).astype(jnp.float32)
     ours, vjp = jax.vjp(lambda *a: layers.project(*a, num, "bfloat16"), x, weights)
     # Factors that are bfloat16 already: the products are exact, the sums float32.

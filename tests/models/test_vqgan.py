@@ -1,5 +1,6 @@
 """Shapes, locality and refusals of the tokenizer's network."""
 
+import dataclasses
 import importlib
 
 import chex
@@ -10,20 +11,9 @@ import pytest
 from flax import nnx
 
 from cm3leon_jax.models import convolution, vqgan
+from tests import shapes
 
-SMALL = vqgan.VqganConfig(
-    image_size=16,
-    base_channels=8,
-    multipliers=(1, 2),
-    encoder_kernels=(3, 3),
-    decoder_kernels=(3, 3),
-    num_res_blocks=1,
-    attention_sizes=(8,),
-    latent_channels=8,
-    code_dim=4,
-    codebook_size=16,
-    num_groups=4,
-)
+SMALL = dataclasses.replace(shapes.VQGAN, attention_sizes=(8,), use_mid_block=True)
 
 
 @pytest.mark.parametrize(

@@ -12,21 +12,9 @@ from flax import nnx
 from cm3leon_jax import sharding, storage
 from cm3leon_jax.models import vqgan
 from cm3leon_jax.tokenizers import image
+from tests import shapes
 
-SHAPE = vqgan.VqganConfig(
-    image_size=16,
-    base_channels=8,
-    multipliers=(1, 2),
-    encoder_kernels=(3, 3),
-    decoder_kernels=(3, 3),
-    num_res_blocks=1,
-    attention_sizes=(),
-    use_mid_block=False,
-    latent_channels=8,
-    code_dim=4,
-    codebook_size=16,
-    num_groups=4,
-)
+SHAPE = shapes.VQGAN
 PICTURES = np.random.default_rng(0).integers(0, 256, (11, 16, 16, 3), np.uint8)
 
 

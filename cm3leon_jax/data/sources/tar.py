@@ -148,6 +148,7 @@ class _Table:
         self._rows: dict[str, dict[str, Any]] | None = None
 
     def columns(self, key: str) -> dict[str, Any]:
+        """Returns a key's columns, none if the table does not have it."""
         if self._rows is None:
             found = parquet.plain_rows(self._path) if self._path.is_file() else ()
             self._rows = {str(columns.get("key")): columns for columns in found}
