@@ -171,10 +171,11 @@ def _chameleon():
 
 
 def _janus():
-    # transformers, JanusVQVAEConfig. Its decoder has attention at the lowest level.
+    # transformers, JanusVQVAEConfig: attention at the lowest level of both halves.
     return dict(
         _chameleon(),
         image_size=384,
+        attention_sizes=(24,),
         code_dim=8,
         codebook_size=16_384,
         use_l2_norm=True,

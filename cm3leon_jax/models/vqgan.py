@@ -46,6 +46,8 @@ class VqganConfig:
       num_groups: groups of "group"; narrow levels use the largest number below
         that divides their width.
       norm_epsilon: added to the variance.
+      use_decoder: False for a checkpoint that has an encoder and a codebook alone;
+        such a network cannot be trained.
     """
 
     image_size: int = 256
@@ -65,6 +67,7 @@ class VqganConfig:
     norm: str = "group"
     num_groups: int = 32
     norm_epsilon: float = 1e-6
+    use_decoder: bool = True
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -298,7 +301,7 @@ class Vqgan(nnx.Module):
         self.post_quant_conv = convolution.conv(
             config.code_dim, config.latent_channels, 1, rngs
         )
-        self.decoder = Decoder(config, rngs)
+        self.decoder = Decoder(config, rngs) if config.use_decoder else None
 
     def latents(self, image_BYXC: jax.Array) -> jax.Array:
         """Returns what is quantised: float[B, Y, X, 3] -> float[B, Y/f, X/f, D].
@@ -316,7 +319,16 @@ class Vqgan(nnx.Module):
         return codes_BYX.reshape(codes_BYX.shape[0], -1)
 
     def decode(self, codes_BP: jax.Array) -> jax.Array:
-        """Returns the picture: int[B, P] -> float[B, Y, X, 3], about in [-1, 1]."""
+        """Returns the picture: int[B, P] -> float[B, Y, X, 3], about in [-1, 1].
+
+        Raises:
+          ValueError: if there is no decoder.
+        """
+        if self.decoder is None:
+            raise ValueError(
+                "this image tokenizer has an encoder and a codebook alone, it draws"
+                " nothing; convert a checkpoint that has a decoder"
+            )
         side = self.config.grid_size
         chex.assert_shape(codes_BP, (None, side * side))
         codes_BYX = codes_BP.reshape(-1, side, side)
@@ -324,5 +336,6 @@ class Vqgan(nnx.Module):
 
     def __call__(self, image_BYXC: jax.Array) -> tuple[jax.Array, quantizer.Quantized]:
         """Returns the reconstruction and the quantisation behind it."""
+        assert self.decoder is not None
         quantized = self.quantize(self.latents(image_BYXC))
         return self.decoder(self.post_quant_conv(quantized.vectors_BYXD)), quantized

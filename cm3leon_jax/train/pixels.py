@@ -302,6 +302,7 @@ def _objective(state: PixelState, image_BYXC, loss: LossConfig, use_mean: bool):
 
     def objective(model: vqgan.Vqgan):
         """The sum of the tokenizer's terms; its output and numbers beside it."""
+        assert model.decoder is not None
         quantized = model.quantize(model.latents(image_BYXC))
         features_BYXC = model.decoder.features(
             model.post_quant_conv(quantized.vectors_BYXD)
