@@ -159,15 +159,15 @@ def _naming(names: set[str]) -> str:
     return "janus" if is_coarsest_first else "taming"
 
 
-def _image_size(config: Mapping[str, Any]) -> int:
+def _image_size(record: Mapping[str, Any]) -> int:
     """Pixels a side by a `config.json`, that of a larger model too; 0 if unknown."""
-    config = config.get("vq_config", config)
-    if "resolution" in config:
-        return int(config["resolution"])
-    if "num_patches" in config:
-        multipliers = config.get("channel_multiplier", (1, 1, 2, 2, 4))
-        return int(config["num_patches"]) * 2 ** (len(multipliers) - 1)
-    if config.get("model_type") == _MODEL_TYPES["chameleon"]:
+    record = record.get("vq_config", record)
+    if "resolution" in record:
+        return int(record["resolution"])
+    if "num_patches" in record:
+        multipliers = record.get("channel_multiplier", (1, 1, 2, 2, 4))
+        return int(record["num_patches"]) * 2 ** (len(multipliers) - 1)
+    if record.get("model_type") == _MODEL_TYPES["chameleon"]:
         return 512  # transformers leaves defaults out of the file
     return 0
 
