@@ -12,7 +12,7 @@ PACKAGE = ROOT / "cm3leon_jax"
 FLOORS = (
     {"vocab", "devices", "sharding", "storage"},
     {"documents", "models", "scenes"},
-    {"tokenizers"},
+    {"tokenizers", "upscalers"},
     {"embedders"},  # text goes through a tokenizer before it becomes a vector
     {"retrieval", "train", "decoding", "convert", "tasks"},
     {"data"},

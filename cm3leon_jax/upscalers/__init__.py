@@ -1,0 +1,4 @@
+"""Small pictures to large ones.
+
+May import: floors 0 and 1.
+"""
