@@ -185,9 +185,7 @@ def loader():
             min_spans=0,
             max_spans=16,
         ),
-        weights=dict(
-            retrieved=1.0, sentinel=1.0, context=1.0, masked=0.0, target_min=0.0
-        ),
+        weights=dict(retrieved=1.0, sentinel=1.0, context=1.0, target_min=0.0),
     )
 
 

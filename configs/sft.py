@@ -36,7 +36,7 @@ def get_config(arg=None):
         config.loader.weights.context = 0.1
     if chosen["quick"] and not chosen["pictures"]:
         # Answers of one word were a twentieth of the loss, and guessed.
-        config.loader.weights.update(retrieved=0.1, masked=1.0, target_min=6.0)
+        config.loader.weights.update(retrieved=0.1, target_min=6.0)
     if chosen["pictures"] and (chosen["quick"] or chosen["full"]):
         config.loop.update(num_steps=300 if chosen["full"] else 150, eval_every=50)
     if chosen["debug"]:
@@ -49,4 +49,12 @@ def sets(pictures_only):
     """Weights of the sets; a person's own pictures have captions alone."""
     if pictures_only:
         return dict(pairs=1.0, caption=1.0)
-    return dict(pairs=2.0, caption=0.8, vqa=6.0, edit=2.0, layout=0.4, segmentation=0.4)
+    return dict(
+        pairs=2.0,
+        caption=0.8,
+        vqa=6.0,
+        edit=2.0,
+        layout=0.4,
+        segmentation=0.4,
+        infill=1.0,
+    )

@@ -77,4 +77,5 @@ def _tasks(small, pictures):
         edit=dict(),
         layout=dict(coordinates=16 if small else 256, max_boxes=8),
         segmentation=dict(),
+        infill=dict(),
     )

@@ -153,7 +153,6 @@ def make_piece(source: Documents, number: int, record: Record | None) -> Piece |
     # Spans that would make the sequence longer than a row stay where they are.
     room = config.max_length + 1 - len(ids)
     spans = spans[: room // cm3.TOKENS_PER_SPAN]
-    weights = packing.weigh_masked(weights, spans, config.weights)
     return Piece(
         ids=cm3.rewrite(ids, spans, source.vocab),
         weights=cm3.rewrite_weights(weights, spans, config.weights.sentinel),
@@ -256,7 +255,6 @@ class CutStream:
         spans = cm3.fit_to_row(spans, len(ids))
         ids, trimmed = cm3.rewrite_row(ids, spans, vocab)
         weights = weights[: len(weights) - trimmed]
-        weights = packing.weigh_masked(weights, spans, config.weights)
         return ids, cm3.rewrite_weights(weights, spans, config.weights.sentinel)
 
 

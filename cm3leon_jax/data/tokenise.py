@@ -30,13 +30,14 @@ from cm3leon_jax.data.vectors import AbstractEmbedder, AbstractVectors
 from cm3leon_jax.documents import document as documents
 from cm3leon_jax.documents import example as examples
 from cm3leon_jax.documents.example import Example
-from cm3leon_jax.tasks import caption, edit, layout, pair, segmentation, vqa
+from cm3leon_jax.tasks import caption, edit, infill, layout, pair, segmentation, vqa
 from cm3leon_jax.tasks.row import TaskRow
 from cm3leon_jax.vocab import Vocab
 
 PAIRS = "pairs"  # the set that pretraining sees; the others bear their task's name
 TASKS: dict[str, Callable[..., list[Example]]] = {
-    task.NAME: task.examples for task in (caption, vqa, edit, layout, segmentation)
+    task.NAME: task.examples
+    for task in (caption, vqa, edit, layout, segmentation, infill)
 }
 
 

@@ -84,8 +84,6 @@ class LossWeights:
       sentinel: For sentinels, times their span's. 1 as CM3Leon; the CM3 paper has 0.
       context: Outside the target, in sequences that have one. 1 as CM3Leon; 0 trains
         on answers alone.
-      masked: What is masked counts at least this much, wherever it lies: it is what
-        the sequence asks for. 0 leaves it as it is, as CM3Leon.
       target_min: Of all ids of a target together, at least; so that an answer of one
         word is not lost beside pictures. 0 weighs each id 1, as CM3Leon.
     """
@@ -93,7 +91,6 @@ class LossWeights:
     retrieved: float = 1.0
     sentinel: float = 1.0
     context: float = 1.0
-    masked: float = 0.0
     target_min: float = 0.0
 
 
@@ -119,24 +116,6 @@ def weigh(
     if target is not None:
         size = max(1, target[1] - target[0])
         weights[target[0] : target[1]] = max(1.0, w.target_min / size)
-    return weights
-
-
-def weigh_masked(
-    weights: np.ndarray, spans_S2: np.ndarray, w: LossWeights
-) -> np.ndarray:
-    """Returns the weights with those of masked spans raised to `w.masked`.
-
-    Args:
-      weights: float32[n], of a sequence before its spans move.
-      spans_S2: int[S, 2], [start, end) of what is masked.
-      w: The weights.
-    """
-    if not w.masked:
-        return weights
-    weights = weights.copy()
-    for start, end in spans_S2:
-        np.maximum(weights[start:end], w.masked, out=weights[start:end])
     return weights
 
 

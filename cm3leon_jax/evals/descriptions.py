@@ -10,12 +10,11 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from cm3leon_jax.documents.example import Hole
 from cm3leon_jax.evals import chance
 from cm3leon_jax.evals.bench import Bench, Case, Outcome, Sample
 from cm3leon_jax.scenes import language, scores
 from cm3leon_jax.scenes.questions import Question
-from cm3leon_jax.tasks import caption, vqa
+from cm3leon_jax.tasks import caption, infill, vqa
 
 MAX_YES_NO_SHARE = 0.5  # of the questions that are measured
 
@@ -102,7 +101,7 @@ def text_infills(bench: Bench, cases: Sequence[Case]) -> Outcome:
     ]
     written = bench.write(
         [
-            (before, Hole(), after, case.picture)
+            infill.prompt(before, after, case.picture)
             for (before, _, _), after, case in zip(cut, rest, cases, strict=True)
         ],
         bench.config.max_answer,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cm3leon_jax.tasks import caption, edit, layout, segmentation, vqa
+from cm3leon_jax.tasks import caption, edit, infill, layout, segmentation, vqa
 from cm3leon_jax.tasks.row import Box
 
 _PICTURE = np.zeros((1, 1, 3), np.uint8)
@@ -23,6 +23,7 @@ _PARTS = {
     edit.NAME: edit.prompt(_PICTURE, ""),
     layout.NAME: layout.prompt("", [_BOX, _BOX]),
     segmentation.NAME: segmentation.prompt(_PICTURE, ""),
+    infill.NAME: (),  # nothing but the caption
 }
 
 

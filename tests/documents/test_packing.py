@@ -39,15 +39,6 @@ def test_short_targets_are_raised_and_long_ones_weigh_one_an_id(size):
     np.testing.assert_allclose(weights[4 + size :], 0.5)
 
 
-def test_what_is_masked_weighs_at_least_its_share():
-    weights = np.array([0.1, 0.1, 0.5, 0.5, 2.0, 0.5], np.float32)
-    spans = np.array([[1, 2], [3, 5]])
-    raised = packing.weigh_masked(weights, spans, LossWeights(masked=1.0))
-    np.testing.assert_allclose(raised, [0.1, 1, 0.5, 1, 2, 0.5])
-    assert packing.weigh_masked(weights, spans, LossWeights()) is weights
-    np.testing.assert_allclose(weights[1], 0.1)  # what was given stays
-
-
 @pytest.mark.parametrize("length", [8, 64])
 def test_pack_holds_every_piece_once_and_whole(length):
     pieces = _random_pieces(60, length)

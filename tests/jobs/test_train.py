@@ -42,7 +42,7 @@ def _record(index):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("shards")
-    for name in ("pairs", "caption", "vqa", "edit", "layout", "segmentation"):
+    for name in ("pairs", "caption", "vqa", "edit", "layout", "segmentation", "infill"):
         written = {
             split: [shards.write_shard(root / name, split, 0, map(_record, numbers))]
             for split, numbers in (("train", range(40)), ("validation", range(40, 50)))

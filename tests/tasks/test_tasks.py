@@ -3,7 +3,7 @@ import pytest
 
 from cm3leon_jax.documents import example
 from cm3leon_jax.documents.example import Hole, Target
-from cm3leon_jax.tasks import caption, edit, layout, pair, segmentation, vqa
+from cm3leon_jax.tasks import caption, edit, infill, layout, pair, segmentation, vqa
 from cm3leon_jax.tasks.row import Box, TaskRow
 from cm3leon_jax.vocab import Vocab
 
@@ -29,7 +29,7 @@ ROW = TaskRow(
     source="scenes",
     licence="CC0",
 )
-TASKS = (pair, caption, vqa, edit, layout, segmentation)
+TASKS = (pair, caption, vqa, edit, layout, segmentation, infill)
 
 
 def _text(made):
@@ -79,7 +79,7 @@ def test_examples_keep_their_rows_provenance_and_have_unique_ids(task):
 @pytest.mark.parametrize("task", TASKS)
 def test_a_row_without_the_tasks_columns_makes_no_example(task):
     bare = TaskRow(id="1", picture=PICTURE, text="a red circle")
-    expected = 1 if task in (pair, caption) else 0
+    expected = 1 if task in (pair, caption, infill) else 0
     assert len(task.examples(bare, np.random.default_rng(0))) == expected
 
 
@@ -95,6 +95,10 @@ def test_prompt_tokens_around_the_hole_equal_those_around_the_target():
                 ROW, np.random.default_rng(0), num_templates=1, long_share=0.0
             )[0],
             caption.prompt(PICTURE),
+        ),
+        (
+            ROW.example("infill", "", "a", Target(" red"), " circle", PICTURE),
+            infill.prompt("a", " circle", PICTURE),
         ),
     ]
     for made, asked in cases:
@@ -124,6 +128,17 @@ def test_long_captions_come_as_often_as_asked_and_from_keywords():
     assert abs(share - 0.5) < 0.1
     keyed = TaskRow("1", PICTURE, "medal", columns={"keywords": ["second", "silver"]})
     assert caption.long_caption(keyed) == "medal: second, silver"
+
+
+def test_gaps_in_captions_join_to_the_caption_and_reach_every_word_but_the_first():
+    rng, seen = np.random.default_rng(0), set()
+    for _ in range(100):
+        (made,) = infill.examples(ROW, rng, max_words=2)
+        texts = [part for part in made.parts if not isinstance(part, np.ndarray)]
+        assert "".join(getattr(part, "text", part) for part in texts) == ROW.text
+        seen.add(next(part.text for part in texts if isinstance(part, Target)))
+    assert seen == {" red", " circle", " red circle"}
+    assert not infill.examples(TaskRow("1", PICTURE, "circle"), rng)
 
 
 @pytest.mark.parametrize(
