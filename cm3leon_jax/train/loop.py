@@ -95,14 +95,15 @@ def run(
       FloatingPointError: if a metric is not finite; the checkpoints are from before.
       SaveError: if a checkpoint could not be written.
     """
-    log = _Log(writer, checkpointer, inspect)
-    start, state = _resume(state, batches, checkpointer, log)
     # On CPU devices two programs with collectives may take the threads that the
     # other one waits for, and both wait forever: one at a time there.
     is_ahead = jax.default_backend() != "cpu"
-    stop = hosts.Shared(is_ahead=is_ahead)
+    log = _Log(writer, checkpointer, inspect)
     profile = profile or watch.Profile("", 0, 0)
-    before: Metrics = {}
+    start, state = _resume(state, batches, checkpointer, log)
+    now = _Run(state, step, batches, log, profile, is_ahead=is_ahead)
+    del state  # its memory is free once the first step has replaced it
+    stop = hosts.Shared(is_ahead=is_ahead)
     with (
         _signals() as received,
         contextlib.closing(writer),
@@ -112,47 +113,94 @@ def run(
         tqdm.tqdm(total=num_steps, initial=start, unit="step", smoothing=0.1) as bar,
     ):
         for done in range(start + 1, num_steps + 1):
-            with log.waiting():
-                batch = next(batches)
-            profile.before(done, before)
-            if not is_ahead:
-                jax.block_until_ready(before)
-            state, metrics = step(state, batch)
-            if is_ahead:  # by one step, no more
-                jax.block_until_ready(before)
-            log.look(done - 1, before)  # it is done: nothing waits for the device
+            now.advance(done)
             bar.set_postfix(_shown(writer.latest), refresh=False)
-            before = metrics
-            log.add(done, metrics)
-            profile.after(done, metrics)
             if _is_due(log_every, done, num_steps):
-                if measure:
-                    if not is_ahead:
-                        jax.block_until_ready(metrics)
-                    before = metrics | measure(state)
-                log.write(before)
+                now.write(measure)
             scores: Metrics = {}
             if evaluate and _is_due(eval_every, done, num_steps):
-                with log.paused(before):
-                    scores = evaluate(state)
+                with log.paused(now.pending):
+                    scores = evaluate(now.state)
                     writer.write(done, scores)
             if draw and _is_due(draw_every, done, num_steps):
-                with log.paused(before):
-                    draw(done, state)
+                with log.paused(now.pending):
+                    draw(done, now.state)
             bar.update()
-            if not is_ahead and jax.process_count() > 1:
-                jax.block_until_ready(metrics)
-            number = stop.largest(received[0] if received else 0)
+            number = now.agree(stop, received)
             if _is_due(save_every, done, num_steps) or number:
-                log.check(done, metrics)
-                place = batches.get_state()
-                checkpointer.save(done, state, place, scores, log.unwritten())
+                now.save(done, checkpointer, scores)
             if number:
                 checkpointer.wait()
                 _LOGGER.warning("stopped after step %d, which is saved", done)
                 raise SystemExit(128 + number)
-        log.look(num_steps, before)
-    return state
+        log.look(num_steps, now.pending)
+    return now.state
+
+
+class _Run:
+    """A run on its way: the state, and the numbers of its last step.
+
+    Attributes:
+      state: after the last step.
+      pending: numbers of the last step that are still on the device.
+    """
+
+    def __init__(
+        self,
+        state: Any,
+        step: Step,
+        batches: AbstractBatches,
+        log: "_Log",
+        profile: watch.Profile,
+        *,
+        is_ahead: bool,
+    ):
+        self.state = state
+        self.pending: Metrics = {}
+        self._metrics: Metrics = {}  # of `pending` those that the step returned
+        self._step = step
+        self._batches = batches
+        self._log = log
+        self._profile = profile
+        self._is_ahead = is_ahead  # a step may start before the last one ended
+
+    def advance(self, done: int) -> None:
+        """Starts step `done`, and while it runs looks at the one before."""
+        with self._log.waiting():
+            batch = next(self._batches)
+        self._profile.before(done, self.pending)
+        if not self._is_ahead:
+            jax.block_until_ready(self.pending)
+        self.state, self._metrics = self._step(self.state, batch)
+        if self._is_ahead:  # by one step, no more
+            jax.block_until_ready(self.pending)
+        # The step before is done: nothing waits for the device.
+        self._log.look(done - 1, self.pending)
+        self.pending = self._metrics
+        self._log.add(done, self._metrics)
+        self._profile.after(done, self._metrics)
+
+    def write(self, measure: Callable[[Any], Metrics] | None) -> None:
+        """Makes an entry of the log, with what is measured of the state."""
+        if measure:
+            if not self._is_ahead:
+                jax.block_until_ready(self._metrics)
+            self.pending = self._metrics | measure(self.state)
+        self._log.write(self.pending)
+
+    def agree(self, stop: hosts.Shared, received: Sequence[int]) -> int:
+        """Returns the signal that ends the run on all hosts, 0 for none."""
+        if not self._is_ahead and jax.process_count() > 1:
+            jax.block_until_ready(self._metrics)
+        return stop.largest(received[0] if received else 0)
+
+    def save(
+        self, done: int, checkpointer: checkpoint_lib.Checkpointer, scores: Metrics
+    ) -> None:
+        """Starts to save the state, if its numbers are finite."""
+        self._log.check(done, self._metrics)
+        place = self._batches.get_state()
+        checkpointer.save(done, self.state, place, scores, self._log.unwritten())
 
 
 class _Log:
