@@ -19,10 +19,10 @@ import ml_collections
 
 from cm3leon_jax import sharding, storage
 from cm3leon_jax import vocab as vocab_lib
-from cm3leon_jax.jobs import folder
-from cm3leon_jax.models import clip, kernels, transformer, vqgan
+from cm3leon_jax.jobs import folder, recipe
+from cm3leon_jax.models import clip, transformer, vqgan
 from cm3leon_jax.plan import compiler, corpus, report, search, topology
-from cm3leon_jax.train import guard, optimizer, program, step
+from cm3leon_jax.train import program, step
 
 _LOGGER = logging.getLogger(__name__)
 _VOCAB = vocab_lib.Vocab()  # a plan has no shards that say another
@@ -46,7 +46,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     jax.config.update("jax_platforms", "cpu")
     chips = topology.chips(slice_)
-    model = model_config(config.run, _VOCAB, is_cpu=False)
+    model = recipe.model(config.run, _VOCAB, is_cpu=False)
     planned = describe(
         config.run, slice_.name, slice_.device, slice_.shape, slice_.num_chips, model
     )
@@ -115,17 +115,6 @@ def describe(
     )
 
 
-def model_config(
-    config: ml_collections.ConfigDict, vocab: vocab_lib.Vocab, *, is_cpu: bool
-) -> transformer.TransformerConfig:
-    """Returns the model of a training config, whose vocabulary comes with shards."""
-    fields = config.model.to_dict()
-    if fields["product_dtype"] == "auto":
-        is_fast = is_cpu and sharding.cpu_multiplies_bfloat16()
-        fields["product_dtype"] = "bfloat16" if is_fast else None
-    return transformer.TransformerConfig(vocab_size=vocab.size, **fields)
-
-
 def make_program(
     config: ml_collections.ConfigDict,
     model: transformer.TransformerConfig,
@@ -139,47 +128,29 @@ def make_program(
 
     Args:
       config: of the run.
-      model: from `model_config`.
+      model: from `recipe.model`.
       chips: devices, which need not be there.
       platform: "tpu", "gpu" or "cpu", for the choice of kernels.
       vocab: of the shards.
       setting: what to change; None for the run as it is configured.
     """
     given = sharding.MeshConfig(**config.mesh.to_dict())
-    mesh_config = given if len(chips) > 1 else sharding.MeshConfig()
+    axes = given if len(chips) > 1 else sharding.MeshConfig()
     pieces = config.step.to_dict()
     if setting:
         model = dataclasses.replace(model, remat=setting.remat)
-        mesh_config = search.mesh_config(setting, mesh_config)
+        axes = search.mesh_config(setting, axes)
         pieces["num_microbatches"] = setting.num_microbatches
-    mesh = sharding.make_mesh(mesh_config, list(chips))
-    sharding.check_rows(
-        mesh,
-        num_rows=config.loader.batch_size,
-        length=config.loader.max_length,
-        num_heads=model.num_heads,
-        num_microbatches=pieces["num_microbatches"],
-    )
-    plain = optimizer.make(
-        optimizer.OptimizerConfig(
-            num_steps=config.loop.num_steps, **config.optimizer.to_dict()
-        ),
-        program.model_shapes(model),
-    )
-    update = guard.wrap(plain, guard.GuardConfig(**config.guard.to_dict()))
-    attention = kernels.choose(
-        kernels.AttentionConfig(**config.attention.to_dict()),
-        platform,
-        dtype=model.dtype,
-        is_packed=config.loader.packing != "cut",
+    mesh = recipe.mesh(
+        config, model, chips, axes=axes, num_microbatches=pieces["num_microbatches"]
     )
     return program.make(
         model,
-        update,
+        recipe.update(config, model),
         step.StepConfig(**pieces),
         vocab,
         mesh,
-        attention=sharding.spread(attention, mesh),
+        attention=recipe.attention(config, model, mesh, platform),
     )
 
 

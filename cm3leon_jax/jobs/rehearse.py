@@ -21,9 +21,9 @@ import tqdm
 from cm3leon_jax import devices, sharding, storage
 from cm3leon_jax import vocab as vocab_lib
 from cm3leon_jax.data import synthetic
-from cm3leon_jax.jobs import folder, plan
+from cm3leon_jax.jobs import folder, plan, recipe
 from cm3leon_jax.plan import calibrate, compiler, report
-from cm3leon_jax.train import hosts, program
+from cm3leon_jax.train import hosts, meeting, program
 
 _LOGGER = logging.getLogger(__name__)
 _REHEARSAL = "rehearsal.json"
@@ -36,12 +36,13 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     Raises:
       ValueError: If model, rows and mesh do not fit each other.
     """
+    meeting.join()
     if not folder.start(config, workdir):
         return
     sharding.use_platform(config.num_cpu_devices)
     platform = jax.default_backend()
     vocab = vocab_lib.Vocab(**config.rehearsal.vocab)
-    model = plan.model_config(config, vocab, is_cpu=platform == "cpu")
+    model = recipe.model(config, vocab, is_cpu=platform == "cpu")
     made = plan.make_program(config, model, jax.devices(), platform, vocab=vocab)
     device = _device(config, made, model)
     planned = plan.describe(config, "here", device, (), jax.device_count(), model)

@@ -19,12 +19,11 @@ from typing import Any
 import jax
 import ml_collections
 import optax
-from flax import nnx
 
 from cm3leon_jax import sharding, storage
 from cm3leon_jax.data import pipeline, shards, streams
 from cm3leon_jax.documents import cm3, packing
-from cm3leon_jax.jobs import folder, preview, resumption
+from cm3leon_jax.jobs import folder, preview, recipe, resumption
 from cm3leon_jax.models import kernels, transformer
 from cm3leon_jax.train import (
     checkpoint,
@@ -33,7 +32,6 @@ from cm3leon_jax.train import (
     loop,
     meeting,
     metrics,
-    optimizer,
     program,
     state,
     step,
@@ -54,7 +52,7 @@ class _Parts:
     loader: streams.LoaderConfig
     step: step.StepConfig
     mesh: jax.sharding.Mesh
-    update: Any  # optax.GradientTransformation
+    update: optax.GradientTransformation
     attention: kernels.Attention  # of the training rows
     packed_attention: kernels.Attention  # of rows of several documents
 
@@ -89,20 +87,14 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> None:
         parts.mesh,
         attention=parts.attention,
     )
-    start = _start(config, parts, made)
+    checkpointer = _checkpointer(config, parts, workdir)
     norm = jax.jit(optax.tree.norm)
     final = loop.run(
-        start,
+        _start(config, parts, made) if checkpointer.is_empty() else made.shapes,
         lambda now, rows: made.step(now, _put(rows, parts)),
         batches,
         num_steps=config.loop.num_steps,
-        checkpointer=checkpoint.Checkpointer(
-            _path(workdir, state.CHECKPOINTS),
-            keep_last=config.loop.keep_last,
-            keep_every=config.loop.keep_every,
-            context=_context(config, workdir, parts),
-            **config.saving.to_dict(),
-        ),
+        checkpointer=checkpointer,
         writer=writer,
         log_every=config.loop.log_every,
         save_every=config.loop.save_every,
@@ -111,7 +103,7 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> None:
         draw=draw,
         draw_every=config.watch.draw_every,
         measure=lambda now: {"parameter_norm": norm(now.model)},
-        inspect=guard.Inspector(list(checkpoint.flatten(start.model))),
+        inspect=guard.Inspector(list(checkpoint.flatten(made.shapes.model))),
         profile=watch.Profile(
             _path(workdir, "profile"),
             config.watch.profile_first_step,
@@ -121,6 +113,19 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> None:
     scores = evaluate.scores or evaluate(final)
     if hosts.is_first():
         folder.finish(workdir, scores)
+
+
+def _checkpointer(
+    config: ml_collections.ConfigDict, parts: _Parts, workdir: str
+) -> checkpoint.Checkpointer:
+    """Where this run's states go, and come from when it is started again."""
+    return checkpoint.Checkpointer(
+        _path(workdir, state.CHECKPOINTS),
+        keep_last=config.loop.keep_last,
+        keep_every=config.loop.keep_every,
+        context=_context(config, workdir, parts),
+        **config.saving.to_dict(),
+    )
 
 
 def _put(rows: packing.Batch, parts: _Parts) -> packing.Batch:
@@ -206,69 +211,27 @@ def _resolve(config: ml_collections.ConfigDict) -> _Parts:
         )
     sources = [shards.open(spec.folder, spec.split) for spec in _specs(config, "train")]
     info = sources[0].info
-    model = transformer.TransformerConfig(
-        vocab_size=info.vocab.size, **_model_fields(config.model)
-    )
+    platform = jax.default_backend()
+    model = recipe.model(config, info.vocab, is_cpu=platform == "cpu")
     loader = _loader(config)
     if loader.max_length > model.max_length:
         raise ValueError(
             f"loader.max_length={loader.max_length} tokens a row need as many"
             f" positions; the longest is model.max_length={model.max_length}"
         )
-    mesh = sharding.make_mesh(sharding.MeshConfig(**config.mesh.to_dict()))
-    sharding.check_rows(
-        mesh,
-        num_rows=loader.batch_size,
-        length=loader.max_length,
-        num_heads=model.num_heads,
-        num_microbatches=config.step.num_microbatches,
-    )
-    shapes = jax.eval_shape(lambda: _model(model))
-    optimizer_config = optimizer.OptimizerConfig(
-        num_steps=config.loop.num_steps, **config.optimizer.to_dict()
-    )
+    mesh = recipe.mesh(config, model)
     return _Parts(
         info=info,
         model=model,
         loader=loader,
         step=step.StepConfig(**config.step.to_dict()),
         mesh=mesh,
-        update=guard.wrap(
-            optimizer.make(optimizer_config, shapes),
-            guard.GuardConfig(**config.guard.to_dict()),
+        update=recipe.update(config, model),
+        attention=recipe.attention(config, model, mesh, platform),
+        packed_attention=recipe.attention(
+            config, model, mesh, platform, is_packed=True
         ),
-        attention=_attention(config, model, mesh, loader.packing != "cut"),
-        packed_attention=_attention(config, model, mesh, True),
     )
-
-
-def _attention(
-    config: ml_collections.ConfigDict,
-    model: transformer.TransformerConfig,
-    mesh: jax.sharding.Mesh,
-    is_packed: bool,
-) -> kernels.Attention:
-    """The kernel that the config asks for, on the mesh."""
-    kernel = kernels.choose(
-        kernels.AttentionConfig(**config.attention.to_dict()),
-        mesh.devices.flat[0].platform,
-        dtype=model.dtype,
-        is_packed=is_packed,
-    )
-    return sharding.spread(kernel, mesh)
-
-
-def _model_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Fields of a `TransformerConfig`, with `product_dtype="auto"` resolved."""
-    fields = config.to_dict()
-    if fields["product_dtype"] == "auto":
-        is_fast = sharding.cpu_multiplies_bfloat16()
-        fields["product_dtype"] = "bfloat16" if is_fast else None
-    return fields
-
-
-def _model(config: transformer.TransformerConfig) -> transformer.Transformer:
-    return transformer.Transformer(config, rngs=nnx.Rngs(params=0))
 
 
 def _loader(config: ml_collections.ConfigDict, **changes: Any) -> streams.LoaderConfig:

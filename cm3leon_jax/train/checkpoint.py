@@ -189,6 +189,10 @@ class Checkpointer:
             )
         return None
 
+    def is_empty(self) -> bool:
+        """Whether there is no step to restore, not even a damaged one."""
+        return not unit.steps(self._folder)
+
     def _attempt(self, step: int, action: Callable[[], Any]) -> Any:
         """Runs a part of a save; None if it failed and the run goes on."""
         try:

@@ -68,7 +68,8 @@ def run(
 
     Args:
       state: pytree of arrays to start from. A step that donates it makes it
-        unusable to the caller.
+        unusable to the caller. Where there is a checkpoint, shapes with shardings do
+        (`jax.ShapeDtypeStruct`), and no memory is taken twice.
       step: `step(state, batch) -> (state, metrics)`, metrics being scalars by name;
         "tokens" among them gives a rate.
       batches: where batches come from.

@@ -2,10 +2,11 @@
 
 import importlib.util
 
+import jax
 import pytest
 
 from cm3leon_jax import storage
-from cm3leon_jax.jobs import plan
+from cm3leon_jax.jobs import plan, recipe
 from configs import plan as config_file
 
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
@@ -30,7 +31,17 @@ def test_unknown_policies_are_refused_with_the_nearest(tmp_path):
     config = _config("350m,debug")
     config.run.model.remat = "dot"
     with pytest.raises(ValueError, match="did you mean 'dots'"):
-        plan.model_config(config.run, plan._VOCAB, is_cpu=False)
+        recipe.model(config.run, plan._VOCAB, is_cpu=False)
+
+
+def test_the_attention_of_the_run_is_what_is_planned():
+    config = _config("350m,debug")
+    model = recipe.model(config.run, plan._VOCAB, is_cpu=False)
+    made = lambda: plan.make_program(config.run, model, jax.devices(), "tpu")
+    made()
+    config.run.attention.kind = "cudnn"
+    with pytest.raises(ValueError, match="attention.kind='cudnn' runs on"):
+        made()
 
 
 @pytest.mark.skipif(HAS_LIBTPU, reason="libtpu is there")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from cm3leon_jax import devices
-from cm3leon_jax.jobs import plan
+from cm3leon_jax.jobs import plan, recipe
 from cm3leon_jax.plan import search
 from configs import plan as config_file
 
@@ -55,7 +55,7 @@ def test_saved_bytes_are_what_the_forward_scan_stacks(is_remat):
 
 def _estimate(remat, pieces, size="7b"):
     config = config_file.get_config(size)
-    model = plan.model_config(config.run, plan._VOCAB, is_cpu=False)
+    model = recipe.model(config.run, plan._VOCAB, is_cpu=False)
     chip = devices.named("v5e")
     planned = plan.describe(config.run, "v5e:16x16", chip, (16, 16), 256, model)
     config.search.remats, config.search.tensors = (remat,), (1,)
