@@ -111,14 +111,11 @@ def load(path: Path) -> Trained:
       ValueError: If tokenizers and model do not belong together, or a file is damaged.
     """
     found = places(path)
-    if (found.model / export.ABOUT_FILE).exists():
-        model, context = export.read(found.model)
-    else:
-        model, context = state.load_model(str(found.model))
-    info = shards.SetInfo.from_json(context["shards"])
+    model, context = export.load(found.model)
+    info = set_info(found.model, context)
     texts = text_tokenizers.TextTokenizer.load(found.text)
     images = image_tokenizers.ImageTokenizer.load(found.pixels)
-    _check(info, texts.digest, images.digest, found.model)
+    check(info, texts.digest, images.digest, found.model)
     return Trained(model, info, texts, images, found.coordinates)
 
 
@@ -198,8 +195,34 @@ def _config_with(folder: pathlib.Path, key: str) -> dict[str, Any]:
     return _config_with(_beside(folder, config["shards"]), key)
 
 
-def _check(info: shards.SetInfo, text: str, image: str, folder: pathlib.Path) -> None:
-    """Refuses tokenizers whose ids mean something else to the model."""
+def set_info(path: Path, context: dict[str, Any]) -> shards.SetInfo:
+    """Returns what a model's context says of its vocabulary and tokenizers.
+
+    Raises:
+      ValueError: If it says nothing: weights that were converted from a folder without.
+    """
+    if not context.get("shards"):
+        raise ValueError(
+            f"{path} holds weights alone, without vocabulary and tokenizers; start a"
+            " training from it (init_from), or convert a folder that has them"
+        )
+    return shards.SetInfo.from_json(context["shards"])
+
+
+def check(
+    info: shards.SetInfo, text: str, image: str, folder: str | pathlib.Path
+) -> None:
+    """Refuses tokenizers whose ids mean something else to the model.
+
+    Args:
+      info: Of the model.
+      text: Digest of the text tokenizer at hand.
+      image: Digest of the image tokenizer at hand.
+      folder: Of the model, for the message.
+
+    Raises:
+      ValueError: If one is another.
+    """
     for name, ours in (("text_tokenizer", text), ("image_tokenizer", image)):
         if ours != getattr(info, name):
             raise ValueError(

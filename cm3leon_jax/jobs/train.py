@@ -27,6 +27,7 @@ from cm3leon_jax.jobs import folder, preview, recipe, resumption
 from cm3leon_jax.models import kernels, transformer
 from cm3leon_jax.train import (
     checkpoint,
+    export,
     guard,
     hosts,
     loop,
@@ -258,9 +259,9 @@ def _start(
     start = made.init(jax.random.key(config.seed))
     if not config.init_from:
         return start
-    given, context = state.load_model(config.init_from, like=start.model)
-    theirs = shards.SetInfo.from_json(context["shards"])
-    if theirs.vocab != parts.info.vocab:
+    given, context = export.load(config.init_from, like=start.model)
+    theirs = context["shards"]  # None: weights that were converted, without vocabulary
+    if theirs and shards.SetInfo.from_json(theirs).vocab != parts.info.vocab:
         raise ValueError(
             f"{config.init_from} was trained with another vocabulary than the shards"
             f" {config.shards} have; use shards of the same tokenizers"

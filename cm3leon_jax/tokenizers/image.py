@@ -11,7 +11,7 @@ Letters: N pictures, Y and X pixel rows and columns, P codes a picture.
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -75,7 +75,7 @@ class ImageTokenizer:
     ) -> "ImageTokenizer":
         """Reads a tokenizer's folder, or its job's; see `load_model` for refusals."""
         model = load_model(folder)
-        digest = storage.digest_file(_root(folder) / WEIGHTS_FILE)
+        digest = storage.digest_file(root(folder) / WEIGHTS_FILE)
         return cls(model, digest=digest, batch_size=batch_size, rows=rows)
 
     @property
@@ -200,10 +200,17 @@ def save(model: vqgan.Vqgan, folder: Path) -> str:
     Returns:
       The digest of the weights.
     """
-    folder = pathlib.Path(folder)
     arrays = {name: np.asarray(leaf) for name, leaf in _named(model).items()}
+    return write(arrays, model.config, folder)
+
+
+def write(
+    arrays: Mapping[str, np.ndarray], config: vqgan.VqganConfig, folder: Path
+) -> str:
+    """Writes a tokenizer's folder from its arrays by path, as `save` does."""
+    folder = pathlib.Path(folder)
     storage.save_arrays(folder / WEIGHTS_FILE, arrays, {"kind": _KIND})
-    record = {"format": _FORMAT, "kind": _KIND, "model": model.config.to_json()}
+    record = {"format": _FORMAT, "kind": _KIND, "model": config.to_json()}
     storage.write_json(folder / CONFIG_FILE, record)
     return storage.digest_file(folder / WEIGHTS_FILE)
 
@@ -216,15 +223,11 @@ def load_model(folder: Path) -> vqgan.Vqgan:
       ValueError: if the folder holds something else, or arrays of other names or
         shapes than its config says, or values that are not finite.
     """
-    folder = _root(folder)
-    if not (folder / CONFIG_FILE).is_file():
-        raise FileNotFoundError(
-            f"no image tokenizer in {folder}; train one with configs/vqgan.py"
-        )
-    config = _read_config(folder / CONFIG_FILE)
+    folder = root(folder)
+    config = read_config(folder)
     arrays, _ = storage.load_arrays(folder / WEIGHTS_FILE)
     model = nnx.eval_shape(lambda: vqgan.Vqgan(config, rngs=nnx.Rngs(0)))
-    wanted = {name: leaf.shape for name, leaf in _named(model).items()}
+    wanted = {name: leaf.shape for name, leaf in shapes(config).items()}
     for name in sorted(wanted.keys() | arrays.keys()):
         found = arrays[name].shape if name in arrays else None
         if wanted.get(name) != found:
@@ -240,7 +243,13 @@ def load_model(folder: Path) -> vqgan.Vqgan:
     return nnx.merge(graph, nnx.from_flat_state(flat))
 
 
-def _root(folder: Path) -> pathlib.Path:
+def shapes(config: vqgan.VqganConfig) -> dict[str, Any]:
+    """The shapes of the arrays by path, that a network of this config has."""
+    return _named(nnx.eval_shape(lambda: vqgan.Vqgan(config, rngs=nnx.Rngs(0))))
+
+
+def root(folder: Path) -> pathlib.Path:
+    """The folder that holds the files: the one given, or the export in a job's."""
     folder = pathlib.Path(folder)
     return folder / EXPORT if (folder / EXPORT).is_dir() else folder
 
@@ -253,7 +262,13 @@ def _named(model: vqgan.Vqgan) -> dict[str, Any]:
     }
 
 
-def _read_config(path: pathlib.Path) -> vqgan.VqganConfig:
+def read_config(folder: Path) -> vqgan.VqganConfig:
+    """Reads the config in a tokenizer's folder, or in its job's; see `load_model`."""
+    path = root(folder) / CONFIG_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no image tokenizer in {path.parent}; train one with configs/vqgan.py"
+        )
     record = storage.read_json(path)
     if not isinstance(record, dict) or record.get("kind") != _KIND:
         raise ValueError(f"{path} is no image tokenizer's config; give its folder")

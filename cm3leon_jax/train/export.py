@@ -58,16 +58,26 @@ def write(
     }
     folder = pathlib.Path(folder)
     storage.save_arrays(folder / WEIGHTS_FILE, arrays)
+    return describe(folder, model.config, about)
+
+
+def describe(
+    folder: Path, config: transformer.TransformerConfig, about: Mapping[str, Any]
+) -> str:
+    """Writes `export.json` beside weights that lie there; see `write`."""
+    folder = pathlib.Path(folder)
     digest = storage.digest_file(folder / WEIGHTS_FILE)
     # Which products a CPU rounds is the business of the machine that trains.
-    config = dataclasses.replace(model.config, product_dtype=None)
+    config = dataclasses.replace(config, product_dtype=None)
     described = {"model": dataclasses.asdict(config), "weights": digest}
     storage.write_json(folder / ABOUT_FILE, {"format": _FORMAT, **described, **about})
     return digest
 
 
-def read(folder: Path) -> tuple[transformer.Transformer, dict[str, Any]]:
-    """Returns the model, its weights in the config's `param_dtype`, and `export.json`.
+def read_about(folder: Path) -> dict[str, Any]:
+    """Returns `export.json`, if the weights are those that it describes.
+
+    The weights are read once, for their digest, and not kept.
 
     Raises:
       FileNotFoundError: If a file is missing.
@@ -80,14 +90,43 @@ def read(folder: Path) -> tuple[transformer.Transformer, dict[str, Any]]:
             f"{folder / ABOUT_FILE} has format {about.get('format')!r}, this version"
             f" reads {_FORMAT}; export the model again"
         )
-    arrays, _ = storage.load_arrays(folder / WEIGHTS_FILE)
     digest = storage.digest_file(folder / WEIGHTS_FILE)
     if digest != about["weights"]:
         raise ValueError(
             f"{folder / WEIGHTS_FILE} has SHA-256 {digest[:12]}, {ABOUT_FILE} says"
             f" {about['weights'][:12]}; restore the file, or export the model again"
         )
+    return about
+
+
+def read(folder: Path) -> tuple[transformer.Transformer, dict[str, Any]]:
+    """Returns the model, its weights in the config's `param_dtype`, and `export.json`.
+
+    Raises:
+      FileNotFoundError: If a file is missing.
+      ValueError: If the format is unknown, or the weights are not those described.
+    """
+    about = read_about(folder)
+    arrays, _ = storage.load_arrays(pathlib.Path(folder) / WEIGHTS_FILE)
     config = transformer.TransformerConfig(**about["model"])
     make = lambda: transformer.Transformer(config, rngs=nnx.Rngs(params=0))
     cast = {name: jnp.asarray(x, config.param_dtype) for name, x in arrays.items()}
     return state.fill(jax.eval_shape(make), cast), about
+
+
+def load(
+    path: Path, like: transformer.Transformer | None = None
+) -> tuple[transformer.Transformer, dict[str, Any]]:
+    """Returns the model of an export, or the newest of a training job, with its context.
+
+    Args:
+      path: folder of either.
+      like: see `state.load_model`; an export comes whole.
+
+    Raises:
+      FileNotFoundError: if there is neither.
+      ValueError: if it is damaged, or of another model than `like`.
+    """
+    if (pathlib.Path(path) / ABOUT_FILE).exists():
+        return read(path)
+    return state.load_model(str(path), like=like)

@@ -1,0 +1,179 @@
+"""The folder that stock `transformers` opens, and what lies in it beside the weights.
+
+    config.json               OPT's fields, and under "cm3leon" what the way back needs
+    model*.safetensors        the weights, see `folder`
+    generation_config.json    ids that end and pad, greedy
+    tokenizer.json, tokenizer_config.json, text.model
+    vqgan/config.json, vqgan/model.safetensors, pixels.py
+    README.md                 the model card
+
+`config.json` is written last: an unfinished folder opens nowhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cm3leon_jax import storage
+from cm3leon_jax.convert import card, folder, opt, picture_tokenizer, table, tokenizer
+from cm3leon_jax.models.block import TransformerConfig
+from cm3leon_jax.tokenizers import image as image_tokenizers
+from cm3leon_jax.tokenizers import text as text_tokenizers
+from cm3leon_jax.vocab import Vocab
+
+CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
+TEXT_FILE = "text.model"
+PIXELS_FOLDER = "vqgan"
+OURS = "cm3leon"  # our key in config.json, which transformers keeps
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """What a folder holds beside the weights.
+
+    Attributes:
+      vocab: The joint vocabulary.
+      text_model: Content of the SentencePiece file.
+      pixels: Folder of the image tokenizer.
+      about: JSON values for the way back, kept under `OURS`.
+      origin: For the card.
+    """
+
+    vocab: Vocab
+    text_model: bytes
+    pixels: pathlib.Path
+    about: Mapping[str, Any]
+    origin: card.Provenance
+
+
+def check(config: TransformerConfig, whole: Whole) -> None:
+    """Refuses what no such folder can hold, before anything is written.
+
+    Raises:
+      ValueError: If OPT or the fast tokenizer would be another function, or vocabulary
+        and model have other sizes.
+    """
+    opt.check(config)
+    if whole.vocab.size != config.vocab_size:
+        raise ValueError(
+            f"the model has {config.vocab_size} ids, its vocabulary {whole.vocab.size};"
+            " they do not belong together"
+        )
+    tokenizer.to_json(whole.text_model, whole.vocab)
+
+
+def write(
+    path: pathlib.Path, config: TransformerConfig, dtype: str, whole: Whole
+) -> list[dict[str, Any]]:
+    """Writes all but the transformer's weights; call it after those.
+
+    Returns:
+      A line of the log for each array of the image tokenizer.
+    """
+    vocab = whole.vocab
+    lines = picture_tokenizer.write(path / PIXELS_FOLDER, whole.pixels)
+    source = pathlib.Path(__file__).with_name("pixels.py")
+    storage.write_bytes(path / source.name, source.read_bytes())
+    storage.write_bytes(path / TEXT_FILE, whole.text_model)
+    record = json.dumps(
+        tokenizer.to_json(whole.text_model, vocab), ensure_ascii=False, indent=1
+    )
+    storage.write_bytes(path / TOKENIZER, record.encode())
+    storage.write_json(
+        path / "tokenizer_config.json", tokenizer.config_json(config.max_length)
+    )
+    ends = {"bos_token_id": Vocab.EOS, "eos_token_id": Vocab.EOS}
+    ends |= {"pad_token_id": Vocab.PAD, "do_sample": False}
+    storage.write_json(path / "generation_config.json", ends)
+    size = image_tokenizers.read_config(whole.pixels).image_size
+    text = card.write(config, vocab, size, whole.origin)
+    storage.write_bytes(path / "README.md", text.encode())
+    ours = {"format": FORMAT, **whole.about}
+    storage.write_json(path / CONFIG, opt.to_config(config, dtype) | {OURS: ours})
+    return lines
+
+
+def read_config(path: pathlib.Path) -> tuple[TransformerConfig, dict[str, Any] | None]:
+    """Returns the config of a folder's model, and what we kept for the way back.
+
+    Raises:
+      FileNotFoundError: If there is no `config.json`.
+      ValueError: If the model is not one that CM3Leon is a case of.
+    """
+    if not (path / CONFIG).is_file():
+        raise FileNotFoundError(f"no {CONFIG} in {path}; name a model's folder")
+    record = storage.read_json(path / CONFIG)
+    if not isinstance(record, dict):
+        raise ValueError(f"{path / CONFIG} is no object; restore it")
+    config = opt.from_config(str(path / CONFIG), record)
+    ours = record.get(OURS)
+    if ours is not None and (
+        not isinstance(ours, dict) or ours.get("format") != FORMAT
+    ):
+        raise ValueError(
+            f"{path / CONFIG}: {OURS} is of another format than {FORMAT}, which this"
+            " program reads"
+        )
+    return config, ours
+
+
+def open_weights(path: pathlib.Path, config: TransformerConfig) -> folder.Folder:
+    """Opens a folder's weights and checks their names and shapes.
+
+    Raises:
+      FileNotFoundError: If a file is missing.
+      ValueError: If a file is damaged, or arrays are missing, left over or of another
+        shape, or a tied head is another than the embedding.
+    """
+    found = folder.Folder(path)
+    ignored = (opt.TIED_HEAD,) if config.tie_embeddings else ()
+    table.check_names(str(path), found.specs, opt.rows(config), ignored)
+    has_head = config.tie_embeddings and opt.TIED_HEAD in found.specs
+    if has_head and not np.array_equal(
+        found.read(opt.TIED_HEAD), found.read(opt.EMBEDDING)
+    ):
+        raise ValueError(
+            f"{path}: {opt.TIED_HEAD} differs from the embedding, but config.json"
+            " says tie_word_embeddings=true; set it to false if the head is its own"
+        )
+    return found
+
+
+def read_text_model(path: pathlib.Path, vocab: Vocab, digest: str) -> bytes:
+    """Returns the SentencePiece model of a folder, if all of its tokenizer is of it.
+
+    Raises:
+      FileNotFoundError: If there is none.
+      ValueError: If it is not the one that the model was trained with, or
+        `tokenizer.json` has other ids.
+    """
+    data = (path / TEXT_FILE).read_bytes()
+    found = text_tokenizers.TextTokenizer(data).digest
+    if found != digest:
+        raise ValueError(
+            f"{path / TEXT_FILE} has digest {found[:12]}, the model was trained with"
+            f" {digest[:12]}; restore the file"
+        )
+    if (path / TOKENIZER).is_file():
+        wanted = tokenizer.to_json(data, vocab)["model"]["vocab"]
+        record = storage.read_json(path / TOKENIZER)
+        try:
+            ids = record["model"]["vocab"] | {
+                one["content"]: one["id"] for one in record["added_tokens"]
+            }
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path / TOKENIZER} is no fast tokenizer file") from error
+        if ids != wanted:
+            raise ValueError(
+                f"{path / TOKENIZER} has another vocabulary than {TEXT_FILE} and the"
+                " model; restore the file, or delete it"
+            )
+    return data

@@ -1,0 +1,270 @@
+"""A model's folder of one kind from one of the other: ours, and that of `transformers`.
+
+    arrays.json       name, file, dtype, shape and SHA-256 of every array that was written
+    shards/           the same for each file that is whole: it is not written again
+
+The weights go array by array: a host holds one of them at a time, and of a training
+job's checkpoint, which is read and verified whole, all. Hosts of one job share the files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from cm3leon_jax import storage
+from cm3leon_jax.convert import (
+    card,
+    huggingface,
+    opt,
+    picture_tokenizer,
+    safetensors_file,
+    table,
+)
+from cm3leon_jax.convert import folder as weight_folders
+from cm3leon_jax.data import hosts, shards, trained
+from cm3leon_jax.jobs import folder, resumption
+from cm3leon_jax.models.block import TransformerConfig
+from cm3leon_jax.tokenizers import image as image_tokenizers
+from cm3leon_jax.tokenizers import text as text_tokenizers
+from cm3leon_jax.train import checkpoint, export, state
+
+LOG = "arrays.json"
+_SHARD_LOGS = "shards"
+_MB = 1_000_000
+
+Lines = list[dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """A model of ours, its arrays read when they are asked for."""
+
+    config: TransformerConfig
+    context: Mapping[str, Any]
+    digest: str
+    specs: Mapping[str, safetensors_file.Spec]
+    read: Callable[[str, int | None], np.ndarray]
+
+
+def run(config: ml_collections.ConfigDict, workdir: str) -> None:
+    """Writes `config.target` from `config.source`.
+
+    Raises:
+      FileNotFoundError: If there is no model, or a part of it is gone.
+      ValueError: If a file is damaged, the model has no place in the other kind of
+        folder, or the target holds something.
+    """
+    directions = {"to_hf": _to_hf, "from_hf": _from_hf}
+    if config.direction not in directions:
+        known = ", ".join(directions)
+        raise ValueError(f"direction={config.direction!r} must be one of {known}")
+    for name in ("source", "target"):
+        if not config[name]:
+            raise ValueError(f"no --config.{name}; name a folder")
+    if config.dtype not in export.DTYPES:
+        raise ValueError(
+            f"dtype={config.dtype!r} must be one of {', '.join(export.DTYPES)}"
+        )
+    target, root = pathlib.Path(config.target), pathlib.Path(workdir)
+    begun = root / _SHARD_LOGS
+    if not begun.exists() and target.exists() and any(target.iterdir()):
+        raise ValueError(
+            f"{target} holds files already; name an empty folder, or the --workdir of"
+            " the conversion that began to fill it"
+        )
+    if not folder.start(config, workdir):
+        return
+    lines = directions[config.direction](config, target, begun)
+    if lines is None:
+        return  # another host finishes
+    storage.write_json(root / LOG, lines)
+    size = sum(_num_bytes(line) for line in lines)
+    print(
+        f"{target}: {len(lines)} arrays, {size / _MB:.2f} MB; digests in {root / LOG}"
+    )
+    folder.finish(workdir, {"num_arrays": len(lines), "num_bytes": size})
+
+
+def _to_hf(
+    config: ml_collections.ConfigDict, target: pathlib.Path, begun: pathlib.Path
+) -> Lines | None:
+    source = _open_ours(config.source)
+    whole = _whole(config, source)
+    huggingface.check(source.config, whole)
+    rows = opt.rows(source.config)
+    _check_ours(config.source, source, rows)
+    dtype = np.dtype(jax.numpy.dtype(config.dtype))
+    make = table.make_theirs(rows, source.read, dtype)
+    specs = table.their_specs(rows, dtype)
+    plan = weight_folders.plan_shards(specs, int(config.shard_mb * _MB))
+    mine = hosts.Hosts(jax.process_index(), jax.process_count())
+    begun.mkdir(parents=True, exist_ok=True)
+    for number in mine.share(len(plan)):
+        _write_once(target, plan[number], make, begun, source.digest)
+    if not mine.is_first:
+        return None
+    logs = [begun / f"{shard.name}.json" for shard in plan]
+    hosts.wait(logs, "files of weights")
+    weight_folders.write_index(target, plan)
+    lines = huggingface.write(target, source.config, config.dtype, whole)
+    return [x for log in logs for x in storage.read_json(log)["arrays"]] + lines
+
+
+def _from_hf(
+    config: ml_collections.ConfigDict, target: pathlib.Path, begun: pathlib.Path
+) -> Lines | None:
+    if jax.process_index():
+        return None  # one file: the first host writes it
+    source = pathlib.Path(config.source)
+    model, ours = huggingface.read_config(source)
+    found = huggingface.open_weights(source, model)
+    about: dict[str, Any] = {"shards": None, "coordinates": 0}
+    text_model = b""
+    if ours is not None:
+        about = {name: ours[name] for name in about}
+        info = shards.SetInfo.from_json(about["shards"])
+        _check_size(source, info, model)
+        text_model = huggingface.read_text_model(
+            source, info.vocab, info.text_tokenizer
+        )
+    rows = opt.rows(model)
+    dtype = np.dtype(jax.numpy.dtype(config.dtype))
+    specs = table.our_specs(rows, dtype)
+    begun.mkdir(parents=True, exist_ok=True)
+    digests = safetensors_file.write(
+        target / export.WEIGHTS_FILE, specs, table.make_ours(rows, found.read, dtype)
+    )
+    lines: Lines = [
+        {
+            "name": name,
+            "file": export.WEIGHTS_FILE,
+            "dtype": config.dtype,
+            "shape": list(spec.shape),
+            "sha256": digests[name],
+        }
+        for name, spec in specs.items()
+    ]
+    if ours is not None:
+        storage.write_bytes(target / trained.TEXT_FILE, text_model)
+        pixels = target / trained.PIXELS_FOLDER
+        lines += picture_tokenizer.read(source / huggingface.PIXELS_FOLDER, pixels)
+        digest = storage.digest_file(pixels / image_tokenizers.WEIGHTS_FILE)
+        trained.check(info, info.text_tokenizer, digest, source)
+    licence = config.licence or (ours or {}).get("licence", "")
+    about |= {"source": config.source, "licence": licence}
+    export.describe(target, model, about)
+    return lines
+
+
+def _open_ours(path: str) -> _Source:
+    """A training job's newest checkpoint, or an exported model."""
+    place = trained.places(path).model
+    if (place / export.ABOUT_FILE).exists():
+        about = export.read_about(place)
+        file = safetensors_file.File(place / export.WEIGHTS_FILE)
+        specs = {name: where.spec for name, where in file.places.items()}
+        fields = TransformerConfig(**about["model"])
+        return _Source(fields, about, about["weights"], specs, file.read)
+    model, context = state.load_model(str(place))
+    arrays = {name: np.asarray(x) for name, x in checkpoint.flatten(model).items()}
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
+    specs = {
+        name: safetensors_file.Spec(x.dtype, x.shape) for name, x in arrays.items()
+    }
+    read = lambda name, row: arrays[name] if row is None else arrays[name][row]
+    return _Source(model.config, context, digest.hexdigest(), specs, read)
+
+
+def _check_ours(path: str, source: _Source, rows: list[table.Row]) -> None:
+    """Refuses a model whose arrays are not those of the table (ValueError)."""
+    wanted = table.our_specs(rows, np.dtype("float32"))
+    for name in sorted(wanted.keys() | source.specs.keys()):
+        there = source.specs[name].shape if name in source.specs else None
+        here = wanted[name].shape if name in wanted else None
+        if there != here:
+            raise ValueError(
+                f"{path}: {name!r} has shape {there}, its config says {here}; both must"
+                " be of one export"
+            )
+
+
+def _check_size(
+    path: pathlib.Path, info: shards.SetInfo, model: TransformerConfig
+) -> None:
+    if info.vocab.size != model.vocab_size:
+        raise ValueError(
+            f"{path}: the model has {model.vocab_size} ids, its vocabulary"
+            f" {info.vocab.size}; config.json was changed, restore it"
+        )
+
+
+def _whole(config: ml_collections.ConfigDict, source: _Source) -> huggingface.Whole:
+    """The tokenizers of a model, and what the card says."""
+    found = trained.places(config.source)
+    info = trained.set_info(config.source, dict(source.context))
+    text_file = found.text
+    if text_file.is_dir():
+        text_file /= text_tokenizers.FILE_NAME
+    text_model = text_file.read_bytes()
+    place = image_tokenizers.root(found.pixels)
+    digest = storage.digest_file(place / image_tokenizers.WEIGHTS_FILE)
+    text_digest = text_tokenizers.TextTokenizer(text_model).digest
+    trained.check(info, text_digest, digest, config.source)
+    licence = config.licence or source.context.get("licence", "")
+    return huggingface.Whole(
+        vocab=info.vocab,
+        text_model=text_model,
+        pixels=found.pixels,
+        about={
+            "shards": info.to_json(),
+            "coordinates": found.coordinates,
+            "licence": licence,
+        },
+        origin=card.Provenance(
+            source=config.source,
+            licence=licence,
+            weights=source.digest,
+            text_tokenizer=text_digest,
+            image_tokenizer=digest,
+            data=_data_card(found),
+            version=f"cm3leon-jax {resumption.versions()['cm3leon-jax']}",
+        ),
+    )
+
+
+def _data_card(found: trained.Places) -> str:
+    """The card of the data that a run's model was trained on, if it lies there."""
+    if (found.model / export.ABOUT_FILE).exists():
+        return ""
+    path = trained.shards_folder(found.model) / trained.PAIRS / "card.md"
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _write_once(
+    target: pathlib.Path,
+    shard: weight_folders.Shard,
+    make: table.Read,
+    begun: pathlib.Path,
+    digest: str,
+) -> None:
+    """Writes a file of weights, unless it is there and whole, of the same source."""
+    log = begun / f"{shard.name}.json"
+    is_there = log.exists() and (target / shard.name).exists()
+    if is_there and storage.read_json(log)["source"] == digest:
+        return
+    lines = weight_folders.write_shard(target, shard, make)
+    storage.write_json(log, {"source": digest, "arrays": lines})
+
+
+def _num_bytes(line: Mapping[str, Any]) -> int:
+    return int(np.prod(line["shape"])) * jax.numpy.dtype(line["dtype"]).itemsize

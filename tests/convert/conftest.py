@@ -1,0 +1,113 @@
+"""A small random model of every kind of part, exported; and its converted folder."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from cm3leon_jax.convert import opt, safetensors_file, table
+from cm3leon_jax.data import shards
+from cm3leon_jax.models import transformer, vqgan
+from cm3leon_jax.tokenizers import image, text
+from cm3leon_jax.train import checkpoint, export, state
+from cm3leon_jax.vocab import Vocab
+from configs import convert as config_file
+
+TEXTS = ["a red circle at the top left", "Describe the given picture.", "né ☃ 12"]
+# Everything that published models have; sides of 8 and 4 have attention.
+PIXELS = vqgan.VqganConfig(
+    image_size=16, base_channels=8, multipliers=(1, 2, 2), encoder_kernels=(3, 3, 3),
+    decoder_kernels=(3, 3, 3), num_res_blocks=1, attention_sizes=(8,), num_groups=4,
+    latent_channels=6, code_dim=5, codebook_size=24,
+)  # fmt: skip
+
+
+def model_config(vocab_size, **changes):
+    # Embeddings this small make the norm's epsilon count.
+    fields = {
+        "num_layers": 3, "num_heads": 4, "model_dim": 64, "head_dim": 16, "mlp_dim": 96,
+        "vocab_size": vocab_size, "max_length": 80,
+    }  # fmt: skip
+    return transformer.TransformerConfig(**fields | changes)
+
+
+def random_model(config, seed=0):
+    """A model none of whose arrays is zero, as those of the first step are."""
+    make = lambda: transformer.Transformer(config, rngs=nnx.Rngs(params=0))
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for name, leaf in checkpoint.flatten(jax.eval_shape(make)).items():
+        std = 0.01 if "embedding" in name else 0.15
+        arrays[name] = rng.normal(0, std, leaf.shape).astype(np.float32)
+    return state.fill(jax.eval_shape(make), arrays)
+
+
+def arrays_of(model):
+    return {name: np.asarray(x) for name, x in checkpoint.flatten(model).items()}
+
+
+def logits(model, tokens_BL):
+    tokens_BL = np.asarray(tokens_BL, np.int32)
+    positions_BL = np.broadcast_to(np.arange(tokens_BL.shape[1]), tokens_BL.shape)
+    x_BLD = model(tokens_BL, positions_BL.astype(np.int32), np.ones_like(tokens_BL))
+    return np.asarray(model.head(x_BLD))
+
+
+def to_theirs(model, dtype="float32"):
+    """Our arrays under OPT's names, as the job writes them."""
+    arrays, rows = arrays_of(model), opt.rows(model.config)
+    read = lambda name, row: arrays[name] if row is None else arrays[name][row]
+    make = table.make_theirs(rows, read, np.dtype(jax.numpy.dtype(dtype)))
+    return {name: make(name) for row in rows for name in row.theirs}
+
+
+def flip_header(path, change):
+    """Rewrites the header of a safetensors file, whatever it then says."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = change(data[8 : 8 + length])
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """An exported model with random weights, its tokenizers trained on a few texts."""
+    folder = tmp_path_factory.mktemp("exported")
+    texts = text.train(TEXTS * 4, 300, folder / "text.model")
+    pixels = vqgan.Vqgan(PIXELS, rngs=nnx.Rngs(0))
+    image.save(pixels, folder / "vqgan")
+    vocab = Vocab(
+        text_size=texts.vocab_size + 5, image_size=24, control_size=12,
+        num_sentinels=8, codes_per_image=PIXELS.codes_per_image,
+    )  # fmt: skip
+    digest = image.ImageTokenizer.load(folder / "vqgan").digest
+    info = shards.SetInfo(vocab, texts.digest, digest)
+    model = random_model(model_config(vocab.size))
+    about = {"shards": info.to_json(), "coordinates": 16, "licence": "CC0-1.0"}
+    export.write(folder, model, "float32", about | {"source": "nothing"})
+    return folder
+
+
+@pytest.fixture
+def convert_config():
+    """Config of the job, `direction`, source and target given."""
+
+    def make(direction, source, target, **fields):
+        config = config_file.get_config(direction)
+        config.update(source=str(source), target=str(target), **fields)
+        return config
+
+    return make
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A safetensors file of two arrays."""
+    path = tmp_path / "model.safetensors"
+    arrays = {
+        "a": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "b": np.arange(4, dtype=np.float32),
+    }
+    specs = {n: safetensors_file.Spec(x.dtype, x.shape) for n, x in arrays.items()}
+    safetensors_file.write(path, specs, arrays.items())
+    return path
