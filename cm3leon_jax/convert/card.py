@@ -37,15 +37,21 @@ class Provenance:
 
 
 def write(
-    config: TransformerConfig, vocab: Vocab, image_size: int, origin: Provenance
+    config: TransformerConfig,
+    vocab: Vocab,
+    origin: Provenance,
+    *,
+    image_size: int,
+    num_pieces: int,
 ) -> str:
     """Returns the card, Markdown with a YAML head.
 
     Args:
       config: Of the model.
       vocab: The joint vocabulary.
-      image_size: Pixels a side.
       origin: Where the model comes from.
+      image_size: Pixels a side.
+      num_pieces: Ids of the text tokenizer.
     """
     licence = origin.licence or UNKNOWN
     head = {
@@ -63,7 +69,7 @@ def write(
                 "## Use",
                 _CODE_NOTE,
                 *(
-                    f"### {title}\n\n```python\n{_fill(code, vocab)}```"
+                    f"### {title}\n\n```python\n{_fill(code, vocab, num_pieces)}```"
                     for title, code in EXAMPLES.items()
                 ),
                 _tokens(vocab),
@@ -88,11 +94,12 @@ def _about(config: TransformerConfig, vocab: Vocab, image_size: int) -> str:
     )
 
 
-def _fill(code: str, vocab: Vocab) -> str:
+def _fill(code: str, vocab: Vocab, num_pieces: int) -> str:
     for name, value in (
         ("NUM_CODES", vocab.codes_per_image),
         ("FIRST_CODE", vocab.image_start),
         ("CODEBOOK", vocab.image_size),
+        ("NUM_PIECES", num_pieces),
     ):
         code = code.replace(name, str(value))
     return code
@@ -140,7 +147,6 @@ _CODE_NOTE = (
     " codes into pictures. Run in this folder:"
 )
 _SETUP = """\
-import torch
 from pixels import Pixels
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -150,7 +156,7 @@ model = AutoModelForCausalLM.from_pretrained(".")
 ids = lambda text: tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
 codes = lambda path: "".join(f"<image:{code}>" for code in pixels.encode(path)[0])
 image_ids = list(range(FIRST_CODE, FIRST_CODE + CODEBOOK))
-text_ids = [*range(4, FIRST_CODE), tokenizer.convert_tokens_to_ids("<end>")]
+text_ids = [*range(4, NUM_PIECES), tokenizer.convert_tokens_to_ids("<end>")]
 """
 _DRAW = """\
 prompt = ids("</s>a red circle at the top left<break>")

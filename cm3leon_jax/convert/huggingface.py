@@ -68,6 +68,11 @@ def check(config: TransformerConfig, whole: Whole) -> None:
             " they do not belong together"
         )
     tokenizer.to_json(whole.text_model, whole.vocab)
+    if not image_tokenizers.read_config(whole.pixels).use_decoder:
+        raise ValueError(
+            f"the image tokenizer {whole.pixels} has no decoder, so the folder could not"
+            " draw; train with one that has"
+        )
 
 
 def write(
@@ -93,8 +98,13 @@ def write(
     ends = {"bos_token_id": Vocab.EOS, "eos_token_id": Vocab.EOS}
     ends |= {"pad_token_id": Vocab.PAD, "do_sample": False}
     storage.write_json(path / "generation_config.json", ends)
-    size = image_tokenizers.read_config(whole.pixels).image_size
-    text = card.write(config, vocab, size, whole.origin)
+    text = card.write(
+        config,
+        vocab,
+        whole.origin,
+        image_size=image_tokenizers.read_config(whole.pixels).image_size,
+        num_pieces=text_tokenizers.TextTokenizer(whole.text_model).vocab_size,
+    )
     storage.write_bytes(path / "README.md", text.encode())
     ours = {"format": FORMAT, **whole.about}
     storage.write_json(path / CONFIG, opt.to_config(config, dtype) | {OURS: ours})

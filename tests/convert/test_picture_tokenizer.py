@@ -2,9 +2,11 @@
 
 import dataclasses
 import importlib.util
+import math
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -47,10 +49,17 @@ PICTURES = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3)).astype(np.u
 
 def _model(config, seed=0):
     """A network whose every array counts: fresh ones have zeros and ones."""
-    model = vqgan.Vqgan(config, rngs=nnx.Rngs(seed))
     rng = np.random.default_rng(seed)
-    jitter = lambda x: x + 0.2 * rng.normal(size=x.shape).astype(np.float32)
-    return jax.tree.map(jitter, model)
+
+    def draw(leaf):
+        # Norms have one dimension, kernels have inputs; entries are apart.
+        inputs = math.prod(leaf.shape[:-1]) if leaf.ndim == 4 else 4
+        array = rng.normal(0, inputs**-0.5, leaf.shape).astype(np.float32)
+        return jnp.asarray(array + (0.7 if leaf.ndim == 1 else 0))
+
+    return jax.tree.map(
+        draw, nnx.eval_shape(lambda: vqgan.Vqgan(config, rngs=nnx.Rngs(0)))
+    )
 
 
 def _convert(model, folder):

@@ -1,0 +1,338 @@
+"""Laws of conversion as a job: round trip, restart, hosts, refusals, the card's code."""
+
+import json
+import pathlib
+import re
+import resource
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+
+from cm3leon_jax import api, storage
+from cm3leon_jax.convert import folder as weight_folders
+from cm3leon_jax.convert import opt, safetensors_file, table
+from cm3leon_jax.data import trained
+from cm3leon_jax.jobs import convert
+from cm3leon_jax.train import export
+from tests.convert.conftest import model_config
+
+ROOT = pathlib.Path(__file__).parents[2]
+DEMO = ROOT / "examples" / "demo"
+pytest_plugins = ["tests.convert.conftest"]
+
+
+def _run(tmp_path, config, name="work"):
+    convert.run(config, str(tmp_path / name))
+
+
+def _arrays(path):
+    return safetensors.numpy.load_file(path / export.WEIGHTS_FILE)
+
+
+def test_there_and_back_keeps_every_bit_and_loads(tmp_path, exported, convert_config):
+    there, back = tmp_path / "hf", tmp_path / "back"
+    _run(tmp_path, convert_config("to_hf", exported, there, shard_mb=0.05), "1")
+    _run(tmp_path, convert_config("from_hf", there, back), "2")
+    ours, again = _arrays(exported), _arrays(back)
+    assert ours.keys() == again.keys()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, again[name], err_msg=name)
+    one, two = trained.load(exported), trained.load(back)
+    assert (one.info, one.coordinates) == (two.info, two.coordinates)
+    assert storage.read_json(back / export.ABOUT_FILE)["licence"] == "CC0-1.0"
+    for name in ("text.model", "vqgan/weights.safetensors"):
+        assert (exported / name).read_bytes() == (back / name).read_bytes()
+
+
+def test_the_log_has_dtype_and_digest_of_every_array(
+    tmp_path, exported, convert_config
+):
+    target = tmp_path / "hf"
+    config = convert_config("to_hf", exported, target, shard_mb=0.05, dtype="bfloat16")
+    _run(tmp_path, config)
+    lines = storage.read_json(tmp_path / "work" / convert.LOG)
+    held = {}
+    for path in [*target.glob("*.safetensors"), *target.glob("vqgan/*.safetensors")]:
+        for name, array in safetensors.numpy.load_file(path).items():
+            held[str(path.relative_to(target)), name] = array
+    assert len(lines) == len(held)
+    for line in lines:
+        array = held[line["file"], line["name"]]
+        assert line["sha256"] == storage.digest_bytes(array.tobytes())
+        assert (line["dtype"], line["shape"]) == (str(array.dtype), list(array.shape))
+    assert {line["dtype"] for line in lines} == {"bfloat16", "float32"}
+    config = json.loads((target / "config.json").read_text())
+    assert config["dtype"] == "bfloat16" and "auto_map" not in config
+
+
+def test_an_interrupted_conversion_goes_on_where_it_was(
+    tmp_path, exported, convert_config, monkeypatch
+):
+    target = tmp_path / "hf"
+    config = convert_config("to_hf", exported, target, shard_mb=0.05)
+    write, written = weight_folders.write_shard, []
+
+    def stop_at_third(path, shard, make):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(shard.name)
+        return write(path, shard, make)
+
+    monkeypatch.setattr(weight_folders, "write_shard", stop_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path, config)
+    assert not (target / "config.json").exists()  # it opens nowhere yet
+    assert {path.name for path in target.iterdir()} == set(written)
+    first = (target / written[0]).stat().st_mtime_ns
+    monkeypatch.setattr(weight_folders, "write_shard", write)
+    _run(tmp_path, config)
+    assert (target / written[0]).stat().st_mtime_ns == first
+    again = tmp_path / "again"
+    _run(tmp_path, convert_config("to_hf", exported, again, shard_mb=0.05), "other")
+    for path in again.glob("*.safetensors"):
+        assert path.read_bytes() == (target / path.name).read_bytes()
+
+
+def test_hosts_share_the_files_and_the_first_finishes(
+    tmp_path, exported, convert_config, monkeypatch
+):
+    whole, shared = tmp_path / "whole", tmp_path / "shared"
+    _run(tmp_path, convert_config("to_hf", exported, whole, shard_mb=0.05), "one")
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for host in (1, 0):
+        monkeypatch.setattr(jax, "process_index", lambda host=host: host)
+        _run(tmp_path, convert_config("to_hf", exported, shared, shard_mb=0.05), "two")
+        assert (shared / "config.json").exists() == (host == 0)
+    names = sorted(path.name for path in whole.rglob("*.safetensors"))
+    assert len(names) > 4
+    assert names == sorted(path.name for path in shared.rglob("*.safetensors"))
+    index = weight_folders.INDEX
+    assert (whole / index).read_text() == (shared / index).read_text()
+
+
+def test_weights_alone_come_without_a_vocabulary(tmp_path, exported, convert_config):
+    there, back = tmp_path / "hf", tmp_path / "back"
+    _run(tmp_path, convert_config("to_hf", exported, there), "1")
+    record = json.loads((there / "config.json").read_text())
+    del record["cm3leon"]
+    (there / "config.json").write_text(json.dumps(record))
+    _run(tmp_path, convert_config("from_hf", there, back), "2")
+    model, context = export.load(back)
+    assert context["shards"] is None and model.config.num_layers == 3
+    with pytest.raises(ValueError, match="weights alone, without vocabulary"):
+        trained.load(back)
+
+
+def _spoil_text(there):
+    data = bytearray((there / "text.model").read_bytes())
+    data[-40] ^= 1
+    (there / "text.model").write_bytes(bytes(data))
+
+
+def _swap_names(there):
+    path = there / "tokenizer.json"
+    text = path.read_text()
+    text = text.replace("<image:3>", "<swap>").replace("<image:4>", "<image:3>")
+    path.write_text(text.replace("<swap>", "<image:4>"))
+
+
+def _shrink(there):
+    path = there / "config.json"
+    record = json.loads(path.read_text()) | {"max_position_embeddings": 40}
+    path.write_text(json.dumps(record))
+
+
+def _cut_shard(there):
+    path = there / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+def _other_pixels(there):
+    path = there / "vqgan" / "model.safetensors"
+    arrays = safetensors.numpy.load_file(path)
+    arrays["quant_conv.bias"] = arrays["quant_conv.bias"] + 1
+    safetensors.numpy.save_file(arrays, path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_spoil_text, r"text\.model"),
+        (_swap_names, r"tokenizer\.json has another vocabulary"),
+        (_shrink, r"embed_positions.weight \[82, 64\], expected \[42, 64\]"),
+        (_cut_shard, "no whole safetensors file"),
+        (_other_pixels, "another image_tokenizer"),
+    ],
+)
+def test_a_folder_that_does_not_belong_together_is_refused(
+    tmp_path, exported, convert_config, spoil, message
+):
+    there, back = tmp_path / "hf", tmp_path / "back"
+    _run(tmp_path, convert_config("to_hf", exported, there), "1")
+    spoil(there)
+    with pytest.raises(ValueError, match=message):
+        _run(tmp_path, convert_config("from_hf", there, back), "2")
+    assert not (back / export.ABOUT_FILE).exists()  # nothing that loads
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"direction": "to_tf"}, "direction='to_tf' must be one of to_hf, from_hf"),
+        ({"source": ""}, "no --config.source"),
+        ({"target": ""}, "no --config.target"),
+        ({"dtype": "int8"}, "dtype='int8' must be one of"),
+    ],
+)
+def test_a_config_that_asks_for_nothing_is_refused(
+    tmp_path, exported, convert_config, fields, message
+):
+    config = convert_config("to_hf", exported, tmp_path / "hf")
+    config.update(fields)
+    with pytest.raises(ValueError, match=message):
+        _run(tmp_path, config)
+    assert not (tmp_path / "hf").exists()
+
+
+def test_a_target_that_holds_something_is_left_alone(
+    tmp_path, exported, convert_config
+):
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "mine").write_text("x")
+    with pytest.raises(ValueError, match="holds files already"):
+        _run(tmp_path, convert_config("to_hf", exported, tmp_path / "hf"))
+    assert [path.name for path in (tmp_path / "hf").iterdir()] == ["mine"]
+
+
+def test_a_model_that_opt_cannot_hold_leaves_nothing(
+    tmp_path, exported, convert_config
+):
+    copy = tmp_path / "copy"
+    shutil.copytree(exported, copy)
+    about = storage.read_json(copy / export.ABOUT_FILE)
+    about["model"]["activation"] = "gelu"
+    storage.write_json(copy / export.ABOUT_FILE, about)
+    with pytest.raises(ValueError, match="OPT cannot hold activation='gelu'"):
+        _run(tmp_path, convert_config("to_hf", copy, tmp_path / "hf"))
+    assert not (tmp_path / "hf").exists()
+
+
+def _big_export(exported, folder):
+    """An exported model of 380 MB, its arrays all ones, written in pieces."""
+    shutil.copytree(exported, folder)
+    about = storage.read_json(exported / export.ABOUT_FILE)
+    config = model_config(
+        about["model"]["vocab_size"],
+        num_layers=30,
+        model_dim=512,
+        head_dim=128,
+        mlp_dim=2048,
+    )
+    specs = table.our_specs(opt.rows(config), np.dtype("float32"))
+    ones = np.ones(1 << 16, np.float32)
+
+    def parts():
+        for name, spec in specs.items():
+            for start in range(0, spec.num_bytes // 4, len(ones)):
+                yield name, ones[: spec.num_bytes // 4 - start]
+
+    safetensors_file.write(folder / export.WEIGHTS_FILE, specs, parts())
+    kept = {name: about[name] for name in ("shards", "coordinates")}
+    export.describe(folder, config, kept)
+
+
+@pytest.mark.slow
+def test_memory_is_one_array_and_not_the_model(tmp_path, exported):
+    _big_export(exported, tmp_path / "big")
+    assert (tmp_path / "big" / export.WEIGHTS_FILE).stat().st_size > 370e6
+
+    def peak_mb(direction, source, target):
+        """The largest process so far, the small conversion first."""
+        place = [f"--config.source={source}", f"--config.target={tmp_path / target}"]
+        command = [sys.executable, "-m", "cm3leon_jax.main"]
+        command += ["--config", f"configs/convert.py:{direction}", *place]
+        command += ["--workdir", str(tmp_path / f"{target}-work")]
+        if direction == "to_hf":
+            command.append("--config.shard_mb=40.0")
+        subprocess.run(command, check=True, cwd=ROOT)
+        return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
+
+    small = peak_mb("to_hf", exported, "small")
+    there = peak_mb("to_hf", tmp_path / "big", "there")
+    back = peak_mb("from_hf", tmp_path / "there", "back")
+    assert max(there, back) - small < 1.3 * 40, (small, there, back)
+
+
+def _card_code(target):
+    text = (target / "README.md").read_text()
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_card_says_whence_and_shows_how_in_few_lines(
+    tmp_path, exported, convert_config
+):
+    target = tmp_path / "hf"
+    _run(tmp_path, convert_config("to_hf", exported, target))
+    text = (target / "README.md").read_text()
+    assert text.startswith("---\nlicense: cc0-1.0\n")
+    about = storage.read_json(exported / export.ABOUT_FILE)
+    for value in (
+        about["weights"],
+        about["shards"]["text_tokenizer"],
+        about["shards"]["image_tokenizer"],
+    ):
+        assert value in text
+    setup, *examples = _card_code(target)
+    assert len(examples) == 3 and setup.count("\n") <= 12
+    for code in [setup, *examples]:
+        compile(code, "card", "exec")
+        assert code.count("\n") <= 11
+
+
+_DUMP = """
+import json
+found = {"drawn": drawn[0].tolist(), "caption": caption, "edited": edited[0].tolist()}
+json.dump(found, open("found.json", "w"))
+"""
+
+
+@pytest.mark.torch
+def test_the_cards_code_draws_describes_and_edits_as_here(tmp_path, convert_config):
+    pytest.importorskip("transformers")
+    target = tmp_path / "hf"
+    _run(tmp_path, convert_config("to_hf", DEMO, target))
+    text = "a red circle at the top left and a blue triangle at the bottom right"
+    told = "make the green square blue"
+    code = "".join(_card_code(target))
+    code = code.replace("a red circle at the top left", text)
+    code = code.replace("make it blue", told)
+    (target / "card.py").write_text(code + _DUMP)
+    shutil.copyfile(DEMO / "pictures" / "2.png", target / "picture.png")
+    done = subprocess.run(
+        [sys.executable, "card.py"], cwd=target, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    found = storage.read_json(target / "found.json")
+    model = api.load(DEMO, with_bank=False)
+    picture = np.asarray(Image.open(target / "picture.png").convert("RGB"))
+    greedy = api.Sampling(temperature=0.0)
+    guided = api.Sampling(temperature=0.0, guidance=3.0)
+    asks = [
+        api.Ask("draw", text, sampling=guided),
+        api.Ask("caption", picture=picture, sampling=greedy),
+        api.Ask("edit", told, picture, sampling=guided),
+    ]
+    drawn, described, edited = model.fulfil(asks)
+    assert found["caption"] == described.text
+    for name, made in (("drawn", drawn), ("edited", edited)):
+        codes = np.array(found[name]) - model.writer.vocab.image_start
+        decoded = model.writer.decode_pictures(codes[None])[0]
+        np.testing.assert_array_equal(decoded, made.picture)  # the same codes
+        there = np.asarray(Image.open(target / f"{name}.png")).astype(int)
+        assert np.abs(there - made.picture).max() <= 1
