@@ -13,7 +13,7 @@ from cm3leon_jax.convert import huggingface, opt, table
 from cm3leon_jax.convert.safetensors_file import Spec
 from cm3leon_jax.models import transformer
 from cm3leon_jax.train import state
-from tests.convert.conftest import (
+from tests.small_models import (
     arrays_of,
     logits,
     model_config,

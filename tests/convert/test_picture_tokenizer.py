@@ -16,7 +16,7 @@ from cm3leon_jax.convert import picture_tokenizer, table
 from cm3leon_jax.convert.safetensors_file import Spec
 from cm3leon_jax.models import vqgan
 from cm3leon_jax.tokenizers import image
-from tests.convert.conftest import PIXELS
+from tests.small_models import PIXELS
 
 SMALL = {
     "image_size": 16, "base_channels": 8, "num_res_blocks": 1, "latent_channels": 6, "code_dim": 5,

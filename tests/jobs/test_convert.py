@@ -20,11 +20,24 @@ from cm3leon_jax.convert import opt, safetensors_file, table
 from cm3leon_jax.data import trained
 from cm3leon_jax.jobs import convert
 from cm3leon_jax.train import export
-from tests.convert.conftest import model_config
+from configs import convert as config_file
+from tests import small_models
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEMO = ROOT / "examples" / "demo"
-pytest_plugins = ["tests.convert.conftest"]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    small_models.export_to(folder)
+    return folder
+
+
+def _config(direction, source, target, **fields):
+    config = config_file.get_config(direction)
+    config.update(source=str(source), target=str(target), **fields)
+    return config
 
 
 def _run(tmp_path, config, name="work"):
@@ -35,10 +48,10 @@ def _arrays(path):
     return safetensors.numpy.load_file(path / export.WEIGHTS_FILE)
 
 
-def test_there_and_back_keeps_every_bit_and_loads(tmp_path, exported, convert_config):
+def test_there_and_back_keeps_every_bit_and_loads(tmp_path, exported):
     there, back = tmp_path / "hf", tmp_path / "back"
-    _run(tmp_path, convert_config("to_hf", exported, there, shard_mb=0.05), "1")
-    _run(tmp_path, convert_config("from_hf", there, back), "2")
+    _run(tmp_path, _config("to_hf", exported, there, shard_mb=0.05), "1")
+    _run(tmp_path, _config("from_hf", there, back), "2")
     ours, again = _arrays(exported), _arrays(back)
     assert ours.keys() == again.keys()
     for name, array in ours.items():
@@ -50,11 +63,9 @@ def test_there_and_back_keeps_every_bit_and_loads(tmp_path, exported, convert_co
         assert (exported / name).read_bytes() == (back / name).read_bytes()
 
 
-def test_the_log_has_dtype_and_digest_of_every_array(
-    tmp_path, exported, convert_config
-):
+def test_the_log_has_dtype_and_digest_of_every_array(tmp_path, exported):
     target = tmp_path / "hf"
-    config = convert_config("to_hf", exported, target, shard_mb=0.05, dtype="bfloat16")
+    config = _config("to_hf", exported, target, shard_mb=0.05, dtype="bfloat16")
     _run(tmp_path, config)
     lines = storage.read_json(tmp_path / "work" / convert.LOG)
     held = {}
@@ -72,10 +83,10 @@ def test_the_log_has_dtype_and_digest_of_every_array(
 
 
 def test_an_interrupted_conversion_goes_on_where_it_was(
-    tmp_path, exported, convert_config, monkeypatch
+    tmp_path, exported, monkeypatch
 ):
     target = tmp_path / "hf"
-    config = convert_config("to_hf", exported, target, shard_mb=0.05)
+    config = _config("to_hf", exported, target, shard_mb=0.05)
     write, written = weight_folders.write_shard, []
 
     def stop_at_third(path, shard, make):
@@ -94,20 +105,18 @@ def test_an_interrupted_conversion_goes_on_where_it_was(
     _run(tmp_path, config)
     assert (target / written[0]).stat().st_mtime_ns == first
     again = tmp_path / "again"
-    _run(tmp_path, convert_config("to_hf", exported, again, shard_mb=0.05), "other")
+    _run(tmp_path, _config("to_hf", exported, again, shard_mb=0.05), "other")
     for path in again.glob("*.safetensors"):
         assert path.read_bytes() == (target / path.name).read_bytes()
 
 
-def test_hosts_share_the_files_and_the_first_finishes(
-    tmp_path, exported, convert_config, monkeypatch
-):
+def test_hosts_share_the_files_and_the_first_finishes(tmp_path, exported, monkeypatch):
     whole, shared = tmp_path / "whole", tmp_path / "shared"
-    _run(tmp_path, convert_config("to_hf", exported, whole, shard_mb=0.05), "one")
+    _run(tmp_path, _config("to_hf", exported, whole, shard_mb=0.05), "one")
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     for host in (1, 0):
         monkeypatch.setattr(jax, "process_index", lambda host=host: host)
-        _run(tmp_path, convert_config("to_hf", exported, shared, shard_mb=0.05), "two")
+        _run(tmp_path, _config("to_hf", exported, shared, shard_mb=0.05), "two")
         assert (shared / "config.json").exists() == (host == 0)
     names = sorted(path.name for path in whole.rglob("*.safetensors"))
     assert len(names) > 4
@@ -116,13 +125,13 @@ def test_hosts_share_the_files_and_the_first_finishes(
     assert (whole / index).read_text() == (shared / index).read_text()
 
 
-def test_weights_alone_come_without_a_vocabulary(tmp_path, exported, convert_config):
+def test_weights_alone_come_without_a_vocabulary(tmp_path, exported):
     there, back = tmp_path / "hf", tmp_path / "back"
-    _run(tmp_path, convert_config("to_hf", exported, there), "1")
+    _run(tmp_path, _config("to_hf", exported, there), "1")
     record = json.loads((there / "config.json").read_text())
     del record["cm3leon"]
     (there / "config.json").write_text(json.dumps(record))
-    _run(tmp_path, convert_config("from_hf", there, back), "2")
+    _run(tmp_path, _config("from_hf", there, back), "2")
     model, context = export.load(back)
     assert context["shards"] is None and model.config.num_layers == 3
     with pytest.raises(ValueError, match="weights alone, without vocabulary"):
@@ -171,13 +180,13 @@ def _other_pixels(there):
     ],
 )
 def test_a_folder_that_does_not_belong_together_is_refused(
-    tmp_path, exported, convert_config, spoil, message
+    tmp_path, exported, spoil, message
 ):
     there, back = tmp_path / "hf", tmp_path / "back"
-    _run(tmp_path, convert_config("to_hf", exported, there), "1")
+    _run(tmp_path, _config("to_hf", exported, there), "1")
     spoil(there)
     with pytest.raises(ValueError, match=message):
-        _run(tmp_path, convert_config("from_hf", there, back), "2")
+        _run(tmp_path, _config("from_hf", there, back), "2")
     assert not (back / export.ABOUT_FILE).exists()  # nothing that loads
 
 
@@ -190,36 +199,30 @@ def test_a_folder_that_does_not_belong_together_is_refused(
         ({"dtype": "int8"}, "dtype='int8' must be one of"),
     ],
 )
-def test_a_config_that_asks_for_nothing_is_refused(
-    tmp_path, exported, convert_config, fields, message
-):
-    config = convert_config("to_hf", exported, tmp_path / "hf")
+def test_a_config_that_asks_for_nothing_is_refused(tmp_path, exported, fields, message):
+    config = _config("to_hf", exported, tmp_path / "hf")
     config.update(fields)
     with pytest.raises(ValueError, match=message):
         _run(tmp_path, config)
     assert not (tmp_path / "hf").exists()
 
 
-def test_a_target_that_holds_something_is_left_alone(
-    tmp_path, exported, convert_config
-):
+def test_a_target_that_holds_something_is_left_alone(tmp_path, exported):
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / "mine").write_text("x")
     with pytest.raises(ValueError, match="holds files already"):
-        _run(tmp_path, convert_config("to_hf", exported, tmp_path / "hf"))
+        _run(tmp_path, _config("to_hf", exported, tmp_path / "hf"))
     assert [path.name for path in (tmp_path / "hf").iterdir()] == ["mine"]
 
 
-def test_a_model_that_opt_cannot_hold_leaves_nothing(
-    tmp_path, exported, convert_config
-):
+def test_a_model_that_opt_cannot_hold_leaves_nothing(tmp_path, exported):
     copy = tmp_path / "copy"
     shutil.copytree(exported, copy)
     about = storage.read_json(copy / export.ABOUT_FILE)
     about["model"]["activation"] = "gelu"
     storage.write_json(copy / export.ABOUT_FILE, about)
     with pytest.raises(ValueError, match="OPT cannot hold activation='gelu'"):
-        _run(tmp_path, convert_config("to_hf", copy, tmp_path / "hf"))
+        _run(tmp_path, _config("to_hf", copy, tmp_path / "hf"))
     assert not (tmp_path / "hf").exists()
 
 
@@ -227,7 +230,7 @@ def _big_export(exported, folder):
     """An exported model of 380 MB, its arrays all ones, written in pieces."""
     shutil.copytree(exported, folder)
     about = storage.read_json(exported / export.ABOUT_FILE)
-    config = model_config(
+    config = small_models.model_config(
         about["model"]["vocab_size"],
         num_layers=30,
         model_dim=512,
@@ -274,11 +277,9 @@ def _card_code(target):
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
-def test_the_card_says_whence_and_shows_how_in_few_lines(
-    tmp_path, exported, convert_config
-):
+def test_the_card_says_whence_and_shows_how_in_few_lines(tmp_path, exported):
     target = tmp_path / "hf"
-    _run(tmp_path, convert_config("to_hf", exported, target))
+    _run(tmp_path, _config("to_hf", exported, target))
     text = (target / "README.md").read_text()
     assert text.startswith("---\nlicense: cc0-1.0\n")
     about = storage.read_json(exported / export.ABOUT_FILE)
@@ -303,10 +304,10 @@ json.dump(found, open("found.json", "w"))
 
 
 @pytest.mark.torch
-def test_the_cards_code_draws_describes_and_edits_as_here(tmp_path, convert_config):
+def test_the_cards_code_draws_describes_and_edits_as_here(tmp_path):
     pytest.importorskip("transformers")
     target = tmp_path / "hf"
-    _run(tmp_path, convert_config("to_hf", DEMO, target))
+    _run(tmp_path, _config("to_hf", DEMO, target))
     text = "a red circle at the top left and a blue triangle at the bottom right"
     told = "make the green square blue"
     code = "".join(_card_code(target))
