@@ -11,8 +11,12 @@ import hashlib
 import json
 import os
 import pathlib
+import secrets
 import socket
+import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,6 +26,10 @@ import safetensors.numpy
 
 Path = str | os.PathLike[str]
 _READ_BYTES = 1 << 20
+_LEASE_SECONDS = 60.0  # that a lock of another host holds without being renewed
+_RENEW_SECONDS = 15.0
+_SETTLE_SECONDS = 0.1
+_LOST_EXIT_CODE = 4  # as of what cannot be written, see `cm3leon_jax.main`
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -128,42 +136,100 @@ def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 def lock(folder: Path) -> Iterator[None]:
     """Holds a folder for one writer; a dead writer's lock is taken over.
 
+    Whether a holder of this host lives is asked of the system. One of another host lives
+    if it renewed its lock within the last minute (by clocks that agree to some seconds);
+    the first writer of a new machine goes on a minute after the old one was taken away.
+    A holder that finds its lock taken over, since it was suspended for longer than that,
+    ends at once: there are never two writers.
+
     Raises:
-      ValueError: If another process that lives, or another host, holds it.
+      ValueError: If another process of this host holds it and lives.
+      BlockingIOError: If a process of another host does; it may be gone in a minute.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "writer.lock"
-    record = {"pid": os.getpid(), "host": socket.gethostname()}
-    while True:
-        try:
-            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            break
-        except FileExistsError:
-            _take_over(path, record)
-    with os.fdopen(handle, "w") as file:
-        json.dump(record, file)
+    me = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "nonce": secrets.token_hex(),
+    }
+    while not _claim(path, me):
+        _take_over(path, me)
+    ended = threading.Event()
+    thread = threading.Thread(
+        target=_renew, args=(path, me, ended), name="lock", daemon=True
+    )
+    thread.start()
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        ended.set()
+        thread.join()
+        if _holder(path).get("nonce") == me["nonce"]:
+            path.unlink(missing_ok=True)
+
+
+def _claim(path: pathlib.Path, me: dict[str, Any]) -> bool:
+    """Makes the lock, if there is none and nobody else makes it meanwhile."""
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    except FileExistsError:
+        return False
+    with os.fdopen(handle, "w") as file:
+        json.dump(me | {"renewed": time.time()}, file)
+    # Who found the same dead lock may have removed this one, and where creating is not
+    # exclusive (buckets that are mounted) another may have written over it.
+    time.sleep(_SETTLE_SECONDS)
+    return _holder(path).get("nonce") == me["nonce"]
+
+
+def _renew(path: pathlib.Path, me: dict[str, Any], ended: threading.Event) -> None:
+    """Says every few seconds that the holder lives."""
+    while not ended.wait(_RENEW_SECONDS):
+        if _holder(path).get("nonce", me["nonce"]) != me["nonce"]:
+            message = f"another process took over {path}; this one ends at once"
+            print(f"error: {message}", file=sys.stderr, flush=True)
+            os._exit(_LOST_EXIT_CODE)  # anything more would be a second writer's
+        try:
+            write_json(path, me | {"renewed": time.time()})
+        except OSError as error:  # it counts as dead when this goes on
+            print(f"{path} is not renewed: {error}", file=sys.stderr, flush=True)
 
 
 def _take_over(path: pathlib.Path, me: dict[str, Any]) -> None:
     """Removes the lock of a dead process; raises if its holder lives."""
     try:
-        holder = json.loads(path.read_text())
+        age = time.time() - path.stat().st_mtime
     except FileNotFoundError:
         return
-    except json.JSONDecodeError:
-        holder = {}  # its writer died between creating and filling it
-    alive = holder.get("host", me["host"]) != me["host"] or _lives(holder.get("pid"))
-    if alive:
+    holder = _holder(path)
+    if not holder and age < _SETTLE_SECONDS:
+        time.sleep(_SETTLE_SECONDS)  # it is being filled, or its writer died over it
+        return
+    where = f"process {holder.get('pid')} on {holder.get('host')}"
+    if holder.get("host", me["host"]) != me["host"]:
+        silent = time.time() - holder.get("renewed", 0.0)
+        if silent < _LEASE_SECONDS:
+            raise BlockingIOError(
+                f"{path.parent} is being written by {where}, which said so"
+                f" {silent:.0f} s ago; stop it, or start again when it has been silent"
+                f" for {_LEASE_SECONDS:.0f} s"
+            )
+    elif _lives(holder.get("pid")):
         raise ValueError(
-            f"{path.parent} is being written by process {holder.get('pid')} on"
-            f" {holder.get('host')}; stop it, or delete {path} if it is gone"
+            f"{path.parent} is being written by {where}; stop it, or delete {path} if"
+            " it is gone"
         )
     path.unlink(missing_ok=True)
+
+
+def _holder(path: pathlib.Path) -> dict[str, Any]:
+    """What a lock says; nothing if there is none, or it is not filled yet."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
 
 
 def _lives(pid: int | None) -> bool:
