@@ -3,6 +3,9 @@
     config.json   the resolved config, written first of all
     done.json     what came out, written last of all; its presence means: complete
 
+Values of fields that are named as secrets are (`wandb_api_key`, `token`) are not
+written.
+
 A folder belongs to one config: a job that meets another one refuses, naming the fields.
 As long as nothing was made in it, it takes the new config: a first command with a
 mistake in it does not spoil the folder for the second.
@@ -13,6 +16,7 @@ from __future__ import annotations
 import difflib
 import logging
 import pathlib
+import re
 from typing import Any
 
 import ml_collections
@@ -25,6 +29,10 @@ DONE = "done.json"
 ERROR_LOG = "error.log"
 STAGES = "stages.json"
 COMPILE_CACHE = "compile_cache"
+REDACTED = "(not written: a secret)"
+_SECRET = re.compile(
+    r"(^|_)(token|secret|password|api_?key|credential)s?$", re.IGNORECASE
+)
 _NO_WORK = {_CONFIG, ERROR_LOG, STAGES}  # files that say nothing was made yet
 _MAX_SHOWN = 8  # differing fields named in an error
 
@@ -39,10 +47,10 @@ def start(config: ml_collections.ConfigDict, workdir: str) -> bool:
       ValueError: If the folder was made with another config.
     """
     folder = pathlib.Path(workdir)
-    resolved = _resolved(config)
+    plain = resolved(config)
     if _holds_work(folder) and (folder / _CONFIG).exists():
         found = storage.read_json(folder / _CONFIG)
-        differences = compare(found, resolved)
+        differences = compare(found, plain)
         if differences:
             shown = "; ".join(differences[:_MAX_SHOWN])
             more = len(differences) - _MAX_SHOWN
@@ -52,7 +60,7 @@ def start(config: ml_collections.ConfigDict, workdir: str) -> bool:
                 " --workdir, or the config it was made with"
             )
     else:
-        storage.write_json(folder / _CONFIG, resolved)
+        storage.write_json(folder / _CONFIG, plain)
     if (folder / DONE).exists():
         _LOGGER.info("%s is complete; nothing to do", workdir)
         return False
@@ -106,14 +114,17 @@ def nearest(name: str, known: list[str]) -> str:
     return f"{hint}known: {', '.join(known)}"
 
 
-def _resolved(config: ml_collections.ConfigDict) -> Any:
-    """The config as plain JSON values (tuples become lists)."""
+def resolved(config: ml_collections.ConfigDict) -> Any:
+    """The config as plain JSON values (tuples become lists), without secrets."""
     return _plain(config.to_dict())
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {
+            str(key): REDACTED if item and _SECRET.search(str(key)) else _plain(item)
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):

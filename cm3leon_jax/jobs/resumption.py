@@ -57,7 +57,7 @@ def start(config: ml_collections.ConfigDict, workdir: str) -> bool:
     path = pathlib.Path(workdir) / _CONFIG
     if path.exists():
         found = storage.read_json(path)
-        resolved = json.loads(json.dumps(config.to_dict()))  # tuples become lists
+        resolved = folder.resolved(config)
         changes = folder.compare(_FORMER | found, resolved)
         is_complete = folder.summary(workdir) is not None
         allowed = _FREE if is_complete else (*_FREE, *names(config))
