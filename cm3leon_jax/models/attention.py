@@ -20,18 +20,30 @@ _MAX_BLOCKS = 4
 _MIN_BLOCK = 64  # queries; shorter products are slower than the ones they save
 
 
+class Rounded(NamedTuple):
+    """Cached keys or values in 8 bits, each vector with a scale of its own.
+
+    Attributes:
+      values_BHMK: int8[B, H, M, K].
+      scale_BHM1: float32[B, H, M, 1].
+    """
+
+    values_BHMK: jax.Array
+    scale_BHM1: jax.Array
+
+
 class KVCache(NamedTuple):
     """Keys and values of the tokens seen so far, one pair of arrays a layer.
 
     Attributes:
-      k_BHMK: num_layers x float[B, H, M, K], keys.
-      v_BHMK: num_layers x float[B, H, M, K], values.
+      k_BHMK: num_layers x float[B, H, M, K] or `Rounded`, keys.
+      v_BHMK: num_layers x float[B, H, M, K] or `Rounded`, values.
       valid_BM: bool[B, M], False for slots not yet written and for left padding.
       length: int32[], slots written; the same for every row (pad on the left).
     """
 
-    k_BHMK: tuple[jax.Array, ...]
-    v_BHMK: tuple[jax.Array, ...]
+    k_BHMK: tuple[jax.Array | Rounded, ...]
+    v_BHMK: tuple[jax.Array | Rounded, ...]
     valid_BM: jax.Array
     length: jax.Array
 
@@ -171,35 +183,89 @@ attend_packed.defvjp(_packed_forward, _packed_backward)
 
 
 def attend_cached(
-    q_BLHK: jax.Array, k_BHMK: jax.Array, v_BHMK: jax.Array, mask_B1LM: jax.Array
+    q_BLHK: jax.Array,
+    k_BHMK: jax.Array | Rounded,
+    v_BHMK: jax.Array | Rounded,
+    mask_B1LM: jax.Array,
 ) -> jax.Array:
     """Returns attention over a cache, whose keys lie head by head.
 
+    Scales of a rounded cache multiply scores and weights, not keys and values.
+
     Args:
       q_BLHK: float[B, L, H, K], queries.
-      k_BHMK: float[B, H, M, K], cached keys.
-      v_BHMK: float[B, H, M, K], cached values.
+      k_BHMK: float[B, H, M, K] or rounded, cached keys.
+      v_BHMK: float[B, H, M, K] or rounded, cached values.
       mask_B1LM: bool[B, 1, L, M], True where a query may see a slot.
 
     Returns:
       float[B, L, H, K].
     """
-    scores_BHLM = jnp.einsum("blhk,bhmk->bhlm", q_BLHK, k_BHMK)
+    k_BHMK, k_scale_BH1M = _parts(k_BHMK, q_BLHK.dtype)
+    v_BHMK, v_scale_BH1M = _parts(v_BHMK, q_BLHK.dtype)
+    if q_BLHK.shape[1] == 1:
+        # The cache on the left: XLA on CPU would copy it transposed.
+        scores_BHML = jnp.einsum("bhmk,blhk->bhml", k_BHMK, q_BLHK)
+        scores_BHLM = scores_BHML.swapaxes(2, 3)
+    else:
+        scores_BHLM = jnp.einsum("blhk,bhmk->bhlm", q_BLHK, k_BHMK)
     scores_BHLM *= q_BLHK.shape[-1] ** -0.5
-    weights_BHLM = _masked_softmax(scores_BHLM, mask_B1LM).astype(v_BHMK.dtype)
-    return jnp.einsum("bhlm,bhmk->blhk", weights_BHLM, v_BHMK)
+    if k_scale_BH1M is not None:
+        scores_BHLM *= k_scale_BH1M
+    weights_BHLM = _masked_softmax(scores_BHLM, mask_B1LM)
+    if v_scale_BH1M is not None:
+        weights_BHLM *= v_scale_BH1M
+    return jnp.einsum("bhlm,bhmk->blhk", weights_BHLM.astype(v_BHMK.dtype), v_BHMK)
 
 
-def write(cache_BHMK: jax.Array, new_BLHK: jax.Array, start: jax.Array) -> jax.Array:
+def write(
+    cache_BHMK: jax.Array | Rounded, new_BLHK: jax.Array, start: jax.Array
+) -> jax.Array | Rounded:
     """Returns the cached keys or values with slots [start, start + L) written.
 
     Args:
-      cache_BHMK: float[B, H, M, K], one array of a `KVCache`; donate it.
+      cache_BHMK: float[B, H, M, K] or rounded, one array of a `KVCache`; donate it.
       new_BLHK: float[B, L, H, K], of the new tokens.
       start: int32[], first slot; start + L must not exceed M.
     """
-    new_BHLK = new_BLHK.transpose(0, 2, 1, 3).astype(cache_BHMK.dtype)
+    new_BHLK = new_BLHK.transpose(0, 2, 1, 3)
+    if isinstance(cache_BHMK, Rounded):
+        return jax.tree.map(
+            lambda old, new: jax.lax.dynamic_update_slice(old, new, (0, 0, start, 0)),
+            cache_BHMK,
+            Rounded(*rounded(new_BHLK, 3)),
+        )
+    new_BHLK = new_BHLK.astype(cache_BHMK.dtype)
     return jax.lax.dynamic_update_slice(cache_BHMK, new_BHLK, (0, 0, start, 0))
+
+
+def rounded(x: jax.Array, axis: int | tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """Returns `x` in 8 bits and its scale, one for all values along `axis`.
+
+        x       [0.5 -1.0]
+        values  [64 -127]    scale  [1 / 127]
+
+    Args:
+      x: float.
+      axis: dimensions that share a scale.
+
+    Returns:
+      int8 of the shape of `x`; float32 with 1 along `axis`.
+    """
+    x = x.astype(jnp.float32)
+    largest = jnp.abs(x).max(axis, keepdims=True)
+    scale = jnp.where(largest > 0, largest, 1.0) / 127
+    return jnp.round(x / scale).astype(jnp.int8), scale
+
+
+def _parts(
+    cache_BHMK: jax.Array | Rounded, dtype: jnp.dtype
+) -> tuple[jax.Array, jax.Array | None]:
+    """A cache's numbers as factors, and the scale of each slot if it has one."""
+    if isinstance(cache_BHMK, Rounded):
+        scale_BH1M = cache_BHMK.scale_BHM1.swapaxes(2, 3)
+        return cache_BHMK.values_BHMK.astype(dtype), scale_BH1M
+    return cache_BHMK, None
 
 
 def _masked_softmax(scores_BHLM: jax.Array, mask_B1LM: jax.Array) -> jax.Array:

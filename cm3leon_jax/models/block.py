@@ -163,6 +163,8 @@ class Block(nnx.Module):
         q_BLHK, new_k_BLHK, new_v_BLHK = self._qkv(x_BLD)
         k_BHMK = attention_lib.write(k_BHMK, new_k_BLHK, start)
         v_BHMK = attention_lib.write(v_BHMK, new_v_BLHK, start)
+        # Written once, in place: XLA on CPU would write into a copy for each reader.
+        k_BHMK, v_BHMK = jax.lax.optimization_barrier((k_BHMK, v_BHMK))
         mixed_BLHK = attention_lib.attend_cached(q_BLHK, k_BHMK, v_BHMK, mask_B1LM)
         x_BLD = x_BLD + self._out(mixed_BLHK.astype(x_BLD.dtype))
         return x_BLD + self._mlp(x_BLD), k_BHMK, v_BHMK
@@ -172,7 +174,7 @@ class Block(nnx.Module):
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         c = self.config
         x_BLD = layers.layer_norm(x_BLD, c.layer_norm_epsilon)
-        qkv_BL3HK = layers.project(x_BLD, self.qkv_D3HK[...], 1, dtype)
+        qkv_BL3HK = self._project(x_BLD, "qkv_D3HK", 1, dtype)
         q_BLHK, k_BLHK, v_BLHK = layers.unstack(qkv_BL3HK, 2)
         if c.qk_norm:
             q_BLHK = _scaled_norm(q_BLHK, self.q_scale_K, c)
@@ -180,7 +182,7 @@ class Block(nnx.Module):
         return q_BLHK, k_BLHK, v_BLHK
 
     def _out(self, mixed_BLHK: jax.Array, dtype: str | None = None) -> jax.Array:
-        return layers.project(mixed_BLHK, self.out_HKD[...], 2, dtype)
+        return self._project(mixed_BLHK, "out_HKD", 2, dtype)
 
     def _mlp(
         self,
@@ -190,10 +192,16 @@ class Block(nnx.Module):
     ) -> jax.Array:
         c = self.config
         x_BLD = layers.layer_norm(x_BLD, c.layer_norm_epsilon)
-        h_BLF = layers.project(x_BLD, self.up_DF[...], 1, dtype)
+        h_BLF = self._project(x_BLD, "up_DF", 1, dtype)
         h_BLF = layers.ACTIVATIONS[c.activation](h_BLF)
         h_BLF = constrain(h_BLF, ("batch", "length", "mlp"))
-        return layers.project(h_BLF, self.down_FD[...], 1, dtype)
+        return self._project(h_BLF, "down_FD", 1, dtype)
+
+    def _project(
+        self, x: jax.Array, name: str, num_inputs: int, dtype: str | None
+    ) -> jax.Array:
+        """The product with the weights of this name (`int8` has others)."""
+        return layers.project(x, getattr(self, name)[...], num_inputs, dtype)
 
 
 def _scaled_norm(

@@ -11,6 +11,8 @@ Letters: B rows, L sequence, M cache slots, V vocabulary, D model width, H heads
 K width per head, F MLP width, 3 = query, key, value.
 """
 
+from collections.abc import Callable
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -114,9 +116,18 @@ class Transformer(nnx.Module):
         Returns:
           float32[B, L, size].
         """
+        return self.scorer(start, size)(x_BLD)
+
+    def scorer(
+        self, start: int = 0, size: int | None = None
+    ) -> Callable[[jax.Array], jax.Array]:
+        """Returns `head` of some ids as a function, its rows taken out of the table.
+
+        A loop that is given the function takes them out once, not at every step.
+        """
         size = self.config.vocab_size - start if size is None else size
         table_VD = self.output_table[start : start + size].astype(self.config.dtype)
-        return jnp.einsum(
+        return lambda x_BLD: jnp.einsum(
             "bld,vd->blv", x_BLD, table_VD, preferred_element_type=jnp.float32
         )
 
