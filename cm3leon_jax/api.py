@@ -6,6 +6,8 @@
     model.answer(picture, "what colour is the circle?")
     model.edit(picture, "make the red circle green")
     model.infill(picture, box=(0, 0, 32, 32), text="a red circle at the top left")
+    model.draw("a red circle", best_of=8, mixed_with=api.Sampling(contrast_k=4))
+    model.go_on(["a red circle", picture, "a"], turns=["text", "picture"])
 
 `Ask` is the same as a value, which files of requests hold; `Model.fulfil` takes many at
 once, which is much faster than one at a time.
@@ -16,63 +18,50 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
+from cm3leon_jax import asks as asking
+from cm3leon_jax.asks import Ask, Box
 from cm3leon_jax.data import trained as trained_models
 from cm3leon_jax.data.bank import Bank, Found
-from cm3leon_jax.decoding import engine, prompts
-from cm3leon_jax.decoding import writer as writers
+from cm3leon_jax.decoding import engine, rerank
 from cm3leon_jax.decoding.sampling import Sampling
-from cm3leon_jax.decoding.writer import Order, Writer
-from cm3leon_jax.documents.example import Hole
-from cm3leon_jax.models import transformer
-from cm3leon_jax.tasks import caption, edit, layout, pair, row, segmentation, vqa
+from cm3leon_jax.decoding.writer import Order, Result, Writer
+from cm3leon_jax.documents.document import Modality
+from cm3leon_jax.models import int8, transformer
+from cm3leon_jax.tasks import layout
 from cm3leon_jax.train import checkpoint
 
-Box = tuple[int, int, int, int]
-BLANK = "<mask>"  # in the text of `complete`: where text is wanted
-
-
-@dataclasses.dataclass(frozen=True)
-class Ask:
-    """One request, in words and pictures.
-
-    Attributes:
-      kind: One of `KINDS`.
-      text: The caption, question, instruction, or text with `<mask>` in it.
-      picture: uint8[Y, X, 3] of any size, where the kind needs one; resized to the
-        tokenizer's size (shorter side to it, middle cut out).
-      box: x0, y0, x1, y1 in pixels of the resized picture: what is drawn anew. Cells of
-        the code grid that it touches count whole.
-      boxes: (name, x0, y0, x1, y1) in pixels of a picture of the tokenizer's size, for
-        `layout`: what is to be where.
-      seed: The only source of randomness.
-      retrieve: Documents looked up in the memory bank by the words of `text`.
-      keep_documents: Whether the unconditional stream has them too.
-      max_text: The most text ids that are written.
-      sampling: How ids are drawn.
-    """
-
-    kind: str
-    text: str = ""
-    picture: np.ndarray | None = None
-    box: Box | None = None
-    boxes: tuple[tuple[str, float, float, float, float], ...] = ()
-    seed: int = 0
-    retrieve: int = 0
-    keep_documents: bool = False
-    max_text: int = 47
-    sampling: Sampling = dataclasses.field(default_factory=Sampling)
+KINDS = asking.KINDS
+PRECISIONS = ("trained", "int8", "int8_and_cache")
 
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-    """What came of a request: a text or a picture uint8[Y, X, 3], and from where."""
+    """What came of a request.
+
+    Attributes:
+      text: The text, or None.
+      picture: The picture, uint8[Y, X, 3], or None.
+      provenance: What it was made from, as JSON values.
+      turns: Texts and pictures in order, if turns were asked for.
+    """
 
     text: str | None
+    picture: np.ndarray | None
+    provenance: dict[str, Any]
+    turns: tuple[str | np.ndarray, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Near:
+    """A document of the memory bank as a person sees it: words, picture, its origin."""
+
+    text: str
     picture: np.ndarray | None
     provenance: dict[str, Any]
 
@@ -103,9 +92,7 @@ class Model:
         n: int = 1,
         *,
         seed: int = 0,
-        retrieve: int = 0,
-        keep_documents: bool = False,
-        **sampling: float,
+        **options: Any,
     ) -> np.ndarray:
         """Draws pictures from a text.
 
@@ -113,26 +100,14 @@ class Model:
           text: What to draw.
           n: How many; their seeds are `seed`, `seed + 1`, ...
           seed: Of the first.
-          retrieve: Documents to look up by the text and put in front.
-          keep_documents: Whether the unconditional stream has them too.
-          **sampling: Fields of `Sampling`: temperature, top_k, top_p, guidance,
-            contrast_k, ...
+          **options: Fields of `Ask` (retrieve, keep_documents, best_of, mixed_with)
+            and of `Sampling` (temperature, top_p, guidance, contrast_k, ...).
 
         Returns:
           uint8[n, Y, X, 3].
         """
-        how = Sampling(**sampling)
-        asks = [
-            Ask(
-                "draw",
-                text,
-                seed=seed + index,
-                retrieve=retrieve,
-                keep_documents=keep_documents,
-                sampling=how,
-            )
-            for index in range(n)
-        ]
+        first = _ask("draw", text=text, seed=seed, **options)
+        asks = [dataclasses.replace(first, seed=seed + index) for index in range(n)]
         return np.stack([made.picture for made in self.fulfil(asks)])
 
     def caption(self, picture: np.ndarray, **options: Any) -> str:
@@ -148,16 +123,58 @@ class Model:
         return self._one("edit", picture=picture, text=instruction, **options).picture
 
     def infill(
-        self, picture: np.ndarray, box: Box, text: str = "", **options: Any
+        self,
+        picture: np.ndarray,
+        box: Box | None = None,
+        text: str = "",
+        *,
+        mask: np.ndarray | None = None,
+        **options: Any,
     ) -> np.ndarray:
-        """Draws a box x0, y0, x1, y1 of a picture anew, by the text if there is one."""
+        """Draws a part of a picture anew, by the text if there is one.
+
+        Args:
+          picture: uint8[Y, X, 3].
+          box: x0, y0, x1, y1 of the part; or
+          mask: bool[Y, X], any shape of it; see `Ask`.
+          text: What the whole picture shows.
+          **options: As for `caption`.
+        """
         return self._one(
-            "infill", picture=picture, box=box, text=text, **options
+            "infill", picture=picture, box=box, mask=mask, text=text, **options
         ).picture
 
     def complete(self, text: str, picture: np.ndarray | None = None, **options) -> str:
         """Writes what stands for `<mask>` in a text, with a picture beside it or not."""
         return self._one("complete", text=text, picture=picture, **options).text or ""
+
+    def go_on(
+        self,
+        parts: Sequence[str | np.ndarray],
+        turns: Sequence[str],
+        **options: Any,
+    ) -> tuple[str | np.ndarray, ...]:
+        """Continues a document of texts and pictures.
+
+        Args:
+          parts: What is there.
+          turns: What is to follow, "text" or "picture" each. A text after a text goes
+            on with it.
+          **options: As for `caption`.
+        """
+        given = {"parts": tuple(parts), "turns": tuple(turns)}
+        return self._one("continue", **given, **options).turns
+
+    def perplexity(self, parts: Sequence[str | np.ndarray]) -> dict[str, float]:
+        """How well the model expects a document: the trainer's own measure of it.
+
+        Args:
+          parts: Texts and pictures in order.
+
+        Returns:
+          `text` and `image`, where the document has any.
+        """
+        return self.writer.perplexity(tuple(parts))
 
     def fulfil(
         self,
@@ -166,30 +183,76 @@ class Model:
     ) -> list[Made]:
         """Fulfils many requests at once, in their order.
 
+        Args:
+          asks: Any mixture.
+          report: Called with the number of pictures and texts finished, batch by batch;
+            a result that is the best of n counts n times.
+
         Raises:
           ValueError: If one cannot be fulfilled; `check` tells which.
         """
         found = self._retrieved(asks)
-        orders = [self._order(*pair) for pair in zip(asks, found, strict=True)]
-        results = self.writer.run(orders, report)
-        return [
-            Made(
-                _parsed(ask.kind, result.text),
-                result.picture,
-                self._provenance(ask, near),
+        drawn = [self._candidates(*pair) for pair in zip(asks, found, strict=True)]
+        orders = [each for orders in drawn for each in orders]
+        results = iter(self.writer.run(orders, report))
+        made = []
+        for ask, near, orders in zip(asks, found, drawn, strict=True):
+            several = [next(results) for _ in orders]
+            best, how = self._best(ask, several)
+            chosen = dataclasses.replace(
+                ask, seed=orders[best].seed, sampling=orders[best].sampling
             )
-            for ask, near, result in zip(asks, found, results, strict=True)
-        ]
+            made.append(self._made(chosen, near, several[best], how))
+        return made
+
+    def stream(self, asks: Sequence[Ask]) -> Iterator[list[Made]]:
+        """Yields what is made so far, a row of codes at a time; the last is whole.
+
+        Args:
+          asks: Alike, as samples of one prompt are.
+
+        Raises:
+          ValueError: If they cannot be fulfilled, or not bit by bit (best of several,
+            beams, turns).
+        """
+        if any(ask.best_of > 1 for ask in asks):
+            raise ValueError("the best of several is known at the end; use fulfil")
+        found = self._retrieved(asks)
+        orders = [self._order(*pair) for pair in zip(asks, found, strict=True)]
+        for results in self.writer.stream(orders):
+            yield [
+                self._made(*each, {}) for each in zip(asks, found, results, strict=True)
+            ]
+
+    def near(self, text: str, count: int) -> list[Near]:
+        """Returns the documents that `retrieve=count` puts in front of a text."""
+        writer, found = self.writer, []
+        for each in self._retrieved([Ask("draw", text, retrieve=count)])[0]:
+            segments = each.record.document(writer.vocab).segments
+            words = [s.ids.tolist() for s in segments if s.modality == Modality.TEXT]
+            codes = [
+                writer.vocab.codes(s.ids)
+                for s in segments
+                if s.modality == Modality.IMAGE
+            ]
+            picture = writer.decode_pictures(np.stack(codes[:1]))[0] if codes else None
+            text = " ".join(map(writer.decode_text, words))
+            found.append(Near(text, picture, each.provenance()))
+        return found
 
     def check(self, ask: Ask) -> None:
         """Refuses a request that cannot be fulfilled (ValueError)."""
-        self.writer.check(self._order(ask, self._retrieved([ask])[0]))
+        orders = self._candidates(ask, self._retrieved([ask])[0])
+        if ask.best_of > 1 and self.embed_pictures is None:
+            raise ValueError(
+                f"best_of={ask.best_of} needs a bi-encoder, which this model has not; set"
+                " best_of=1, or load a run that has one"
+            )
+        for order in orders[:2]:
+            self.writer.check(order)
 
     def _one(self, kind: str, **options: Any) -> Made:
-        names = {field.name for field in dataclasses.fields(Sampling)}
-        how = {name: value for name, value in options.items() if name in names}
-        rest = {name: value for name, value in options.items() if name not in names}
-        return self.fulfil([Ask(kind, sampling=Sampling(**how), **rest)])[0]
+        return self.fulfil([_ask(kind, **options)])[0]
 
     def _retrieved(self, asks: Sequence[Ask]) -> list[list[Found]]:
         """The documents of every request, looked up in one search a count."""
@@ -201,89 +264,53 @@ class Model:
                     " retrieve=0, or load a run that has one"
                 )
             members = [i for i, ask in enumerate(asks) if ask.retrieve == count]
-            vectors = self.embed_text([asks[i].text for i in members])
+            vectors = self.embed_text([asks[i].words for i in members])
             for i, near in zip(members, self.bank.find(vectors, count), strict=True):
                 found[i] = near
         return found
 
-    def _order(self, ask: Ask, found: Sequence[Found]) -> Order:
-        if ask.kind not in KINDS:
-            raise ValueError(f"kind={ask.kind!r} is not one of {', '.join(KINDS)}")
-        needs_picture, parts = KINDS[ask.kind]
-        if needs_picture and ask.picture is None:
-            raise ValueError(f"kind={ask.kind!r} needs a picture; name one")
-        if (ask.box is not None) != (ask.kind == "infill"):
-            raise ValueError(f"a box belongs to kind 'infill' alone, got {ask.kind!r}")
-        size = self.writer.image_size
-        picture = None if ask.picture is None else writers.fit(ask.picture, size)
-        if (len(ask.boxes) > 0) != (ask.kind == "layout"):
-            raise ValueError(
-                f"boxes belong to kind 'layout', which needs some: {ask.kind!r}"
-            )
-        vocab = self.writer.vocab
-        return Order(
-            parts=self._layout(ask) if ask.boxes else parts(ask.text, picture),
-            hidden_YX=None
-            if ask.box is None
-            else prompts.cells(ask.box, size, vocab.grid_size),
-            documents=tuple(near.record.document(vocab) for near in found),
-            keep_documents=ask.keep_documents,
-            seed=ask.seed,
-            sampling=ask.sampling,
-            max_text=ask.max_text,
-        )
-
-    def _layout(self, ask: Ask) -> tuple:
-        size = self.writer.image_size
-        boxes = [
-            row.Box(name, tuple(corner / size for corner in corners))
-            for name, *corners in ask.boxes
+    def _candidates(self, ask: Ask, found: Sequence[Found]) -> list[Order]:
+        order = self._order(ask, found)
+        return [
+            dataclasses.replace(order, seed=seed, sampling=how)
+            for seed, how in asking.candidates(ask)
         ]
-        return layout.prompt(ask.text, boxes, coordinates=self.coordinates)
 
-    def _provenance(self, ask: Ask, found: Sequence[Found]) -> dict[str, Any]:
-        return {
-            "kind": ask.kind,
-            "prompt": ask.text,
-            "seed": ask.seed,
-            "sampling": dataclasses.asdict(ask.sampling),
-            "box": ask.box,
-            "boxes": ask.boxes,
+    def _order(self, ask: Ask, found: Sequence[Found]) -> Order:
+        vocab = self.writer.vocab
+        documents = [near.record.document(vocab) for near in found]
+        return asking.order(ask, self.writer, self.coordinates, documents)
+
+    def _best(self, ask: Ask, results: Sequence[Result]) -> tuple[int, dict[str, Any]]:
+        """The place of the picture that is nearest to its text, and how near."""
+        if len(results) == 1:
+            return 0, {}
+        if self.embed_text is None or self.embed_pictures is None:
+            raise ValueError("the best of several is picked by a bi-encoder; load one")
+        pictures = np.stack([result.picture for result in results])[None]
+        near_N = rerank.similarities(
+            [ask.words], pictures, self.embed_text, self.embed_pictures
+        )[0]
+        best = int(near_N.argmax())
+        return best, {"similarity": round(float(near_N[best]), 4), "candidate": best}
+
+    def _made(
+        self, ask: Ask, found: Sequence[Found], result: Result, how: dict[str, Any]
+    ) -> Made:
+        provenance = asking.settings(ask) | {
             "checkpoint": self.digest,
             "retrieved": [near.provenance() for near in found],
         }
+        text = asking.parsed(ask.kind, result.text)
+        return Made(text, result.picture, provenance | how, result.turns)
 
 
-def _parsed(kind: str, text: str | None) -> str | None:
-    """What a task's words mean; the text that completes another stays as written."""
-    parse = {"caption": caption.parse, "answer": vqa.parse}.get(kind)
-    return parse(text) if parse and text is not None else text
-
-
-def _complete(text: str, picture: np.ndarray | None) -> tuple:
-    before, mark, after = text.partition(BLANK)
-    if not mark or BLANK in after:
-        raise ValueError(f"text {text!r} must have {BLANK} once: what is to be written")
-    parts = [part for part in (before, Hole(), after) if part != ""]
-    return tuple(parts) if picture is None else (*parts, picture)
-
-
-def _infill(text: str, picture: np.ndarray | None) -> tuple:
-    return (text, picture) if text else (picture,)
-
-
-# Whether a kind needs a picture, and the parts of its prompt.
-KINDS: dict[str, tuple[bool, Callable[[str, np.ndarray | None], tuple]]] = {
-    "draw": (False, lambda text, picture: pair.prompt(text)),
-    "caption": (True, lambda text, picture: caption.prompt(picture)),
-    "caption_long": (True, lambda text, picture: caption.prompt(picture, is_long=True)),
-    "answer": (True, lambda text, picture: vqa.prompt(text, picture)),
-    "edit": (True, lambda text, picture: edit.prompt(picture, text)),
-    "segmentation": (True, lambda text, picture: segmentation.prompt(picture, text)),
-    "layout": (False, lambda text, picture: pair.prompt(text)),  # see `_layout`
-    "infill": (True, _infill),
-    "complete": (False, _complete),
-}
+def _ask(kind: str, **options: Any) -> Ask:
+    """An `Ask` of options that are its own fields or those of `Sampling`."""
+    names = {field.name for field in dataclasses.fields(Sampling)}
+    how = {name: value for name, value in options.items() if name in names}
+    rest = {name: value for name, value in options.items() if name not in names}
+    return Ask(kind, **({"sampling": Sampling(**how)} if how else {}), **rest)
 
 
 def load(
@@ -291,22 +318,33 @@ def load(
     *,
     shapes: engine.Shapes = engine.DEFAULT_SHAPES,
     with_bank: bool = True,
+    precision: str = "trained",
 ) -> Model:
     """Loads a trained model with the tokenizers and the memory bank of its shards.
+
+    Every accelerator of this process gets a copy, so that many requests are shared out.
 
     Args:
       path: Folder of a training job, of a quickstart (its instruction-tuned model,
         else its pretrained one), or of an exported model, which has no bank.
       shapes: Padded shapes of the engine.
       with_bank: Whether to read embedder and bank, if the run has them.
+      precision: One of `PRECISIONS`: the weights as they were trained, or in 8 bits,
+        or the cache too. Pictures change a little (`docs/benchmarks.md`).
 
     Raises:
       FileNotFoundError: If there is no checkpoint, or a part of the run is gone.
-      ValueError: If tokenizers and shards do not belong together, or a file is damaged.
+      ValueError: If tokenizers and shards do not belong together, a file is damaged,
+        or the precision is unknown.
     """
+    if precision not in PRECISIONS:
+        raise ValueError(f"{precision=} is not one of {', '.join(PRECISIONS)}")
     trained = trained_models.load(path)
+    model = transformer.unstack(trained.model)
+    if precision != "trained":
+        model = int8.round_weights(model, cache=precision == "int8_and_cache")
     writer = Writer(
-        model=transformer.unstack(trained.model),
+        model=model,
         vocab=trained.info.vocab,
         encode_text=trained.texts.encode,
         decode_text=trained.texts.decode,
@@ -315,6 +353,7 @@ def load(
         decode_pictures=trained.images.decode,
         image_size=trained.images.image_size,
         shapes=shapes,
+        copies=_copies(model),
     )
     loaded = Model(writer, _digest(trained.model), trained.coordinates)
     found = trained_models.load_bank(path) if with_bank else None
@@ -327,6 +366,12 @@ def load(
         embed_text=embedder.embed_text,
         embed_pictures=embedder.embed_pictures,
     )
+
+
+def _copies(model: transformer.Transformer) -> tuple[transformer.Transformer, ...]:
+    """The model on the other accelerators; CPU devices share their cores already."""
+    others = jax.local_devices()[1:] if jax.default_backend() != "cpu" else []
+    return tuple(jax.device_put(model, device) for device in others)
 
 
 def _digest(model: transformer.Transformer) -> str:

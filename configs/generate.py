@@ -17,6 +17,17 @@ A line of a file of requests is a JSON object with any of the fields of `request
     {"kind": "segmentation", "picture": "map.png", "text": "a red circle"}
     {"kind": "complete", "text": "a <mask> circle at the top left"}
 
+and of those that only a line can have (see `jobs/generate.py`):
+
+    {"kind": "infill", "picture": "photo.png", "mask": "white_where_anew.png"}
+    {"kind": "caption", "picture": "photo.png", "num_beams": 4}
+    {"kind": "draw", "text": "a red circle", "best_of": 8,
+     "mixed_with": {"contrast_k": 4, "top_p": 1.0}}
+    {"kind": "continue", "parts": ["a red circle", {"picture": "photo.png"}, "a"],
+     "turns": ["text", "picture"]}
+
+The paper edits with `"sampling": {"guidance": 7.5, "image_guidance": 1.5}`.
+
 The quickstart's stages are `configs/generate.py:quick`, `:full` and `:debug`.
 """
 

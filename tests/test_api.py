@@ -5,13 +5,18 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cm3leon_jax import api
+from cm3leon_jax import api, asks
 from cm3leon_jax.decoding.sampling import Sampling
 from cm3leon_jax.decoding.writer import Result
+from cm3leon_jax.documents.document import Modality
 from cm3leon_jax.documents.example import Hole
 from cm3leon_jax.vocab import Vocab
 
 PICTURE = np.full((8, 8, 3), 7, np.uint8)
+
+
+def _grey(seed):
+    return (seed + seed // asks.CANDIDATE_STEP) % 256
 
 
 class FakeWriter:
@@ -28,7 +33,7 @@ class FakeWriter:
         return [
             Result(text=" words")
             if order.wants_text
-            else Result(picture=np.full((8, 8, 3), order.seed, np.uint8))
+            else Result(picture=np.full((8, 8, 3), _grey(order.seed), np.uint8))
             for order in orders
         ]
 
@@ -111,6 +116,79 @@ def test_a_picture_of_another_size_is_resized_and_cut(model):
     assert given[:, 1:-1].min() > 190
 
 
+def test_a_mask_of_any_shape_hides_the_cells_that_it_touches(model):
+    pixels = np.zeros((8, 8), bool)
+    pixels[7, 0] = pixels[0, 7] = True
+    model.infill(PICTURE, mask=pixels)
+    cells = np.zeros((4, 4), bool)
+    cells[3, 0] = cells[0, 3] = True
+    model.infill(PICTURE, mask=cells)
+    tall = np.zeros((40, 20), bool)  # the middle, 10 to 30, becomes 8 pixels
+    tall[12, 1] = True
+    model.infill(np.zeros((40, 20, 3), np.uint8), mask=tall)
+    hidden = [order.hidden_YX for order in model.writer.orders]
+    np.testing.assert_array_equal(hidden[0], cells)
+    np.testing.assert_array_equal(hidden[1], cells)
+    assert hidden[2][0, 0]
+    assert hidden[2].sum() <= 4
+
+
+def test_the_best_of_a_mixture_is_the_nearest_to_the_text(model):
+    """The bi-encoder likes bright pictures: vectors (cos, sin) of the grey."""
+    grey = lambda pictures: np.asarray(pictures)[:, 0, 0, 0] / 255.0
+    near = dataclasses.replace(
+        model,
+        embed_text=lambda texts: np.tile([[0.0, 1.0]], (len(texts), 1)),
+        embed_pictures=lambda pictures: np.stack(
+            [np.cos(grey(pictures)), np.sin(grey(pictures))], axis=1
+        ),
+    )
+    contrast = Sampling(contrast_k=4)
+    ask = api.Ask(
+        "draw",
+        "a dog",
+        seed=9,
+        best_of=4,
+        mixed_with=contrast,
+        sampling=Sampling(top_p=0.9),
+    )
+    near.check(ask)
+    made = near.fulfil([ask, dataclasses.replace(ask, seed=3, best_of=2)])
+    orders = near.writer.orders
+    assert [order.sampling.contrast_k for order in orders] == [0, 4, 0, 4, 0, 4]
+    assert len({order.seed for order in orders}) == 6
+    assert made[0].provenance["best_of"] == 4
+    assert [each.provenance["candidate"] for each in made] == [3, 1]
+    chosen = orders[made[0].provenance["candidate"]]
+    assert made[0].provenance["seed"] == chosen.seed
+    assert made[0].provenance["sampling"] == dataclasses.asdict(chosen.sampling)
+
+
+def test_the_best_of_several_needs_a_bi_encoder_and_pictures(model):
+    with pytest.raises(ValueError, match="needs a bi-encoder"):
+        model.check(api.Ask("draw", "a dog", best_of=2))
+    for ask, what in (
+        (api.Ask("caption", "a dog", PICTURE, best_of=2), "writes text"),
+        (api.Ask("draw", "a dog", mixed_with=Sampling(top_p=0.5)), "at least 2"),
+        (api.Ask("draw", "a dog", best_of=0), "at least 1"),
+    ):
+        with pytest.raises(ValueError, match=what):
+            model.check(ask)
+
+
+def test_a_document_goes_on_with_what_is_asked_for(model):
+    wide = np.zeros((8, 16, 3), np.uint8)
+    model.go_on(["a dog", wide, "a"], ["text", "picture"], max_text=9)
+    order = model.writer.orders[0]
+    assert [getattr(part, "shape", part) for part in order.parts] == [
+        "a dog",
+        (8, 8, 3),
+        "a",
+    ]
+    assert order.turns == (Modality.TEXT, Modality.IMAGE)
+    assert order.max_text == 9
+
+
 def test_provenance_says_what_it_came_from(model):
     ask = api.Ask("draw", "a dog", seed=4, retrieve=1, sampling=Sampling(top_p=0.9))
     provenance = model.fulfil([ask])[0].provenance
@@ -133,6 +211,14 @@ def test_provenance_says_what_it_came_from(model):
         (api.Ask("complete", "a dog"), "<mask> once"),
         (api.Ask("layout", "a dog"), "needs some"),
         (api.Ask("caption", picture=PICTURE.astype(float)), "convert it to RGB"),
+        (api.Ask("infill", picture=PICTURE), "a box or a mask"),
+        (
+            api.Ask("infill", picture=PICTURE, mask=np.ones((3, 3), bool)),
+            r"\[3, 3\].*8x8 pixels, or 4x4 cells",
+        ),
+        (api.Ask("continue", parts=("a dog",)), "0 turns"),
+        (api.Ask("draw", "a dog", turns=("text",)), "belong"),
+        (api.Ask("continue", parts=("a",), turns=("sound",)), "'sound' is not one of"),
     ],
 )
 def test_requests_that_make_no_sense_are_refused(model, ask, what):

@@ -16,7 +16,7 @@ FLOORS = (
     {"embedders"},  # text goes through a tokenizer before it becomes a vector
     {"retrieval", "train", "decoding", "convert", "tasks"},
     {"data"},
-    {"evals", "plan", "reports"},
+    {"evals", "plan", "reports", "asks"},
     {"api"},
     {"serve"},
     {"jobs"},

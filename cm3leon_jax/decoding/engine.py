@@ -1,16 +1,8 @@
 """The engine: continues any sequence of text and image ids, many rows at once.
 
-One compiled function runs the prompts (prefill) and then a loop of single steps over a
-static key-value cache: the model, guidance, grammar and drawing are all inside. The
-prompts of a request's streams lie side by side in one batch, padded on the left.
-
-    prompt ids     [. . </s> a b <break>]       the last one is fed by the first step
-    step t         feed one id -> features -> head -> guidance -> grammar -> new id
-
-What varies from call to call (prompts, plans, seeds, scales) is data. What is compiled
-anew: the padded shape (`Shapes`), how many streams there are, and whether ids are
-filtered. Inside an image only the image rows of the head are computed, inside a text
-only the others; a step at which no row asks for a modality skips it.
+One compiled function (`loop`) runs the prompts and then a loop of single steps. What
+varies from call to call (prompts, plans, seeds, scales) is data. What is compiled anew:
+the padded shape (`Shapes`), how many streams there are, and whether ids are filtered.
 
 A row's noise comes from its own seed and step, and no computation mixes rows, so a
 request's answer is the same whatever else is in a batch of the same padded shape.
@@ -21,19 +13,17 @@ Letters: S streams of a request, T new ids, N pieces of a plan; else as everywhe
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TypeVar
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from cm3leon_jax.decoding import grammar, logits, sampling
+from cm3leon_jax.decoding import grammar, loop, sampling
 from cm3leon_jax.decoding.prompts import Request
 from cm3leon_jax.models import transformer
 from cm3leon_jax.vocab import Vocab
 
+_T = TypeVar("_T")
 _SEED_BITS = 32  # of a request's seed that reach the key
 
 
@@ -46,27 +36,18 @@ class Shapes:
       prompt_lengths: Ids of the longest prompt of a batch, ascending.
       steps: New ids, ascending.
       num_pieces: Pieces of a plan, ascending.
+      share_from: A prompt of at least so many padded ids is run once for all rows of a
+        batch that have it. Shorter ones cost less than another compiled program.
     """
 
     rows: tuple[int, ...] = (1, 4, 16, 64)
     prompt_lengths: tuple[int, ...] = tuple(2**i for i in range(5, 14))
     steps: tuple[int, ...] = tuple(2**i for i in range(4, 14))
     num_pieces: tuple[int, ...] = tuple(2**i for i in range(3, 14))
+    share_from: int = 512
 
 
 DEFAULT_SHAPES = Shapes()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Kind:
-    """What a batch of requests must share, and is compiled for."""
-
-    num_streams: int
-    is_contrast: bool
-    is_filtered: bool
-    prompt_length: int
-    num_steps: int
-    num_pieces: int
 
 
 def generate(
@@ -75,6 +56,7 @@ def generate(
     vocab: Vocab,
     shapes: Shapes = DEFAULT_SHAPES,
     report: Callable[[int], None] = lambda rows: None,
+    copies: Sequence[transformer.Transformer] = (),
 ) -> list[np.ndarray]:
     """Returns the new ids of every request, each following its plan to the end.
 
@@ -84,6 +66,8 @@ def generate(
       vocab: The joint vocabulary.
       shapes: Padded shapes.
       report: Called with the number of requests finished, batch by batch.
+      copies: The same model on other devices (`jax.device_put`), which take every
+        other batch; what they write is the same.
 
     Returns:
       int32[n] a request, in their order.
@@ -92,33 +76,76 @@ def generate(
       ValueError: If a request does not fit the model's positions or the shapes.
     """
     answers: list[np.ndarray] = [np.zeros(0, np.int32)] * len(requests)
-    groups: dict[_Kind, list[int]] = {}
+    groups: dict[loop.Kind, list[int]] = {}
     for index, request in enumerate(requests):
-        kind = _kind(request, vocab, shapes, model.config.max_length)
+        kind = check(request, vocab, shapes, model.config.max_length)
         groups.setdefault(kind, []).append(index)
-    for kind, members in groups.items():
-        for batch in batches(members, shapes.rows[-1]):
-            rows = smallest(len(batch), shapes.rows, "requests a batch")
-            inputs = _inputs([requests[index] for index in batch], kind, rows)
-            ids_BT, written_B = _decode(model, *inputs, kind=kind, vocab=vocab)
-            ids_BT, written_B = np.asarray(ids_BT), np.asarray(written_B)
+    todo = [
+        (kind, batch)
+        for kind, members in groups.items()
+        for batch in batches(members, shapes.rows[-1])
+    ]
+    models = (model, *copies)
+    for turn in batches(todo, len(models)):
+        # All devices are set to work before the first is waited for.
+        begun = []
+        for (kind, batch), here in zip(turn, models, strict=False):
+            inputs, full = _inputs([requests[i] for i in batch], kind, shapes)
+            begun.append(loop.decode(here, inputs, kind=full, vocab=vocab))
+        for (_, batch), written in zip(turn, begun, strict=True):
+            ids_BT, written_B = map(np.asarray, written)
             for row, index in enumerate(batch):
                 answers[index] = ids_BT[row, : written_B[row]]
             report(len(batch))
     return answers
 
 
-def check(request: Request, vocab: Vocab, shapes: Shapes, max_length: int) -> None:
-    """Refuses a request that `generate` would refuse (ValueError)."""
-    _kind(request, vocab, shapes, max_length)
+def stream(
+    model: transformer.Transformer,
+    requests: Sequence[Request],
+    vocab: Vocab,
+    every: int,
+    shapes: Shapes = DEFAULT_SHAPES,
+) -> Iterator[list[np.ndarray]]:
+    """Yields the ids of requests as they come; the last are what `generate` returns.
+
+    Args:
+      model: Unstacked.
+      requests: Of one shape, as samples of one prompt are, and one batch at most.
+      vocab: The joint vocabulary.
+      every: Steps between two looks.
+      shapes: Padded shapes.
+
+    Yields:
+      int32[n] a request, the ids written so far.
+
+    Raises:
+      ValueError: If the requests do not fit one batch, or the model's positions.
+    """
+    kinds = {check(each, vocab, shapes, model.config.max_length) for each in requests}
+    if len(kinds) != 1 or len(requests) > shapes.rows[-1]:
+        raise ValueError(
+            f"{len(requests)} requests of {len(kinds)} shapes do not fit one batch of"
+            f" {shapes.rows[-1]}; stream requests that are alike, or use generate"
+        )
+    inputs, kind = _inputs(requests, *kinds, shapes)
+    carry = loop.begin(model, inputs, kind=kind)
+    until, is_going = 0, True
+    while is_going:
+        until += every
+        carry = loop.go_on(model, inputs, carry, until, kind=kind, vocab=vocab)
+        ids_BT, written_B = np.asarray(carry.ids_BT), np.asarray(carry.written_B)
+        yield [ids_BT[row, : written_B[row]] for row in range(len(requests))]
+        is_going = bool((np.asarray(carry.place.piece_B) < inputs.plans.num_B).any())
 
 
-def _kind(request: Request, vocab: Vocab, shapes: Shapes, max_length: int) -> _Kind:
+def check(request: Request, vocab: Vocab, shapes: Shapes, max_length: int) -> loop.Kind:
+    """Refuses a request that `generate` would refuse (ValueError); returns its kind."""
     grammar.check(request.plan, vocab)
     longest = max(len(stream) for stream in request.streams)
     num_steps = grammar.steps(request.plan)
     check_positions(longest + num_steps, max_length)
-    return _Kind(
+    return loop.Kind(
         num_streams=len(request.streams),
         is_contrast=request.sampling.contrast_k > 0,
         is_filtered=request.sampling.is_filtered,
@@ -145,14 +172,17 @@ def smallest(needed: int, sizes: tuple[int, ...], what: str) -> int:
     raise ValueError(f"{needed} {what} do not fit the padded sizes {sizes}; add one")
 
 
-def batches(members: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+def batches(members: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
     """Yields the members in runs of at most `size`."""
     for start in range(0, len(members), size):
         yield members[start : start + size]
 
 
-def _inputs(requests: Sequence[Request], kind: _Kind, rows: int) -> tuple[Any, ...]:
-    """The arrays of a batch; rows without a request have an empty plan."""
+def _inputs(
+    requests: Sequence[Request], kind: loop.Kind, shapes: Shapes
+) -> tuple[loop.Inputs, loop.Kind]:
+    """The arrays of a batch, and its kind with the prompts that it shares."""
+    rows = smallest(len(requests), shapes.rows, "requests a batch")
     prompts_SBL = np.full((kind.num_streams, rows, kind.prompt_length), Vocab.PAD)
     prompts_SBL = prompts_SBL.astype(np.int32)
     lengths_SB = np.ones((kind.num_streams, rows), np.int32)
@@ -163,142 +193,35 @@ def _inputs(requests: Sequence[Request], kind: _Kind, rows: int) -> tuple[Any, .
     plans = [request.plan for request in requests]
     plans += [()] * (rows - len(requests))
     samplings = [request.sampling for request in requests]
-    settings = sampling.table(samplings + samplings[:1] * (rows - len(requests)))
     seeds_B = np.zeros(rows, np.uint32)
     for row, request in enumerate(requests):
         seeds_B[row] = request.seed % 2**_SEED_BITS
-    pieces = grammar.table(plans, kind.num_pieces)
-    return prompts_SBL, lengths_SB, pieces, seeds_B, settings
-
-
-class _Carry(NamedTuple):
-    """The state of the loop."""
-
-    step: jax.Array
-    fed_SB: jax.Array  # ids whose features come next
-    cache: transformer.KVCache
-    place: grammar.Place
-    ids_BT: jax.Array
-    written_B: jax.Array
-
-
-@functools.partial(jax.jit, static_argnames=("kind", "vocab"))
-def _decode(
-    model: transformer.Transformer,
-    prompts_SBL: jax.Array,
-    lengths_SB: jax.Array,
-    plans: grammar.Table,
-    seeds_B: jax.Array,
-    settings: sampling.Table,
-    *,
-    kind: _Kind,
-    vocab: Vocab,
-) -> tuple[jax.Array, jax.Array]:
-    """Prefill and the loop: new ids int32[B, T] and how many each row wrote."""
-    rows = seeds_B.shape[0]
-    start = _prefill(model, prompts_SBL, lengths_SB, kind, rows)
-    keys_B = jax.vmap(jax.random.key)(seeds_B)
-
-    def is_going(carry: _Carry) -> jax.Array:
-        """Whether any row has something left to write."""
-        return (carry.step < kind.num_steps) & jnp.any(
-            carry.place.piece_B < plans.num_B
-        )
-
-    def advance(carry: _Carry) -> _Carry:
-        """Feeds one id of every stream and chooses the next of every row."""
-        positions_R1 = (lengths_SB - 1 + carry.step).reshape(-1, 1)
-        x_R1D, cache = model.extend(
-            carry.fed_SB.reshape(-1, 1), positions_R1, carry.cache
-        )
-        x_SBD = x_R1D.reshape(kind.num_streams, rows, -1)
-        now = grammar.rule(plans, carry.place, vocab)
-        keys_now_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, carry.step)
-        ids_B = _choose(model, x_SBD, now, keys_now_B, settings, kind, vocab)
-        return _Carry(
-            step=carry.step + 1,
-            fed_SB=jnp.broadcast_to(ids_B[None], lengths_SB.shape),
-            cache=cache,
-            place=grammar.advance(plans, carry.place, ids_B),
-            ids_BT=carry.ids_BT.at[:, carry.step].set(ids_B),
-            written_B=carry.written_B + ~now.is_done_B,
-        )
-
-    final = jax.lax.while_loop(is_going, advance, start)
-    return final.ids_BT, final.written_B
-
-
-def _prefill(
-    model: transformer.Transformer,
-    prompts_SBL: jax.Array,
-    lengths_SB: jax.Array,
-    kind: _Kind,
-    rows: int,
-) -> _Carry:
-    """Runs all prompt ids but the last, which the first step feeds."""
-    flat_RL = prompts_SBL.reshape(-1, kind.prompt_length)
-    padding_R1 = kind.prompt_length - lengths_SB.reshape(-1, 1)
-    positions_RL = jnp.arange(kind.prompt_length)[None] - padding_R1
-    cache = model.init_cache(flat_RL.shape[0], kind.prompt_length - 1 + kind.num_steps)
-    _, cache = model.extend(
-        flat_RL[:, :-1],
-        jnp.maximum(positions_RL, 0)[:, :-1],
-        cache,
-        (positions_RL >= 0)[:, :-1],
+    first_U = which_R = np.zeros(0, np.int32)
+    if kind.prompt_length >= shapes.share_from:
+        first_U, which_R = _shared(prompts_SBL.reshape(-1, kind.prompt_length))
+    inputs = loop.Inputs(
+        prompts_SBL=prompts_SBL,
+        lengths_SB=lengths_SB,
+        plans=grammar.table(plans, kind.num_pieces),
+        seeds_B=seeds_B,
+        settings=sampling.table(samplings + samplings[:1] * (rows - len(requests))),
+        first_U=first_U,
+        which_R=which_R,
     )
-    zeros_B = jnp.zeros(rows, jnp.int32)
-    return _Carry(
-        step=jnp.int32(0),
-        fed_SB=prompts_SBL[:, :, -1],
-        cache=cache,
-        place=grammar.Place(zeros_B, zeros_B),
-        ids_BT=jnp.full((rows, kind.num_steps), Vocab.PAD, jnp.int32),
-        written_B=zeros_B,
-    )
+    return inputs, dataclasses.replace(kind, num_prompts=len(first_U))
 
 
-def _choose(
-    model: transformer.Transformer,
-    x_SBD: jax.Array,
-    now: grammar.Rule,
-    keys_B: jax.Array,
-    settings: sampling.Table,
-    kind: _Kind,
-    vocab: Vocab,
-) -> jax.Array:
-    """The next id of each row, int32[B].
+def _shared(prompts_RL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first row of each different prompt, and the prompt of each row.
 
-    Each modality is computed by itself, from its own noise, so that what one row is
-    given does not depend on which modality another row is in.
+    The number of prompts is rounded up to a power of 2, with copies of the first; no
+    prompt is shared (both are empty) if that saves nothing.
     """
-
-    def draw(spans: tuple[tuple[int, int], ...], is_asked_B: jax.Array) -> jax.Array:
-        """One modality's ids: drawn where they are asked for, any others elsewhere."""
-        logits_SBV = jnp.concatenate(
-            [model.head(x_SBD, start, size) for start, size in spans], axis=-1
-        )
-        ids_V = jnp.concatenate([start + jnp.arange(size) for start, size in spans])
-        # Rows that are not asked keep every id: their logits stay finite.
-        allowed_BV = grammar.allowed(now, ids_V) | ~is_asked_B[:, None]
-        steered_BV = sampling.steer(
-            logits_SBV, allowed_BV, settings, kind.is_contrast, kind.is_filtered
-        )
-        noise_BV = jax.vmap(lambda key: jax.random.gumbel(key, ids_V.shape))(keys_B)
-        is_greedy_B = settings.temperature_B == 0
-        return ids_V[logits.draw(steered_BV, noise_BV, is_greedy_B)].astype(jnp.int32)
-
-    text_spans = ((0, vocab.text_size), (vocab.control_start, vocab.control_size))
-    image_spans = ((vocab.image_start, vocab.image_size),)
-    ids_B = jnp.where(now.is_done_B, Vocab.PAD, now.start_B)
-    for spans, is_asked_B in (
-        (image_spans, now.is_image_B),
-        (text_spans, now.is_text_B),
-    ):
-        drawn_B = jax.lax.cond(
-            jnp.any(is_asked_B),
-            functools.partial(draw, spans),
-            lambda is_asked_B: jnp.zeros(is_asked_B.shape, jnp.int32),
-            is_asked_B,
-        )
-        ids_B = jnp.where(is_asked_B, drawn_B, ids_B)
-    return ids_B
+    unique_UL, first_U, which_R = np.unique(
+        prompts_RL, axis=0, return_index=True, return_inverse=True
+    )
+    missing = (1 << (len(unique_UL) - 1).bit_length()) - len(unique_UL)
+    if len(unique_UL) + missing >= len(prompts_RL):
+        return np.zeros(0, np.int32), np.zeros(0, np.int32)
+    first_U = np.pad(first_U, (0, missing), mode="wrap" if missing else "constant")
+    return first_U.astype(np.int32), which_R.reshape(-1).astype(np.int32)

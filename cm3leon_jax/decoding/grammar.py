@@ -59,6 +59,10 @@ class Piece:
         """True if only one id sequence is possible."""
         return self.size == 1 and self.stop == NO_STOP
 
+    def is_text(self, vocab: Vocab) -> bool:
+        """True if it holds text, and ends by a stop."""
+        return self.stop != NO_STOP and bool(vocab.is_text(self.start))
+
 
 Plan = tuple[Piece, ...]
 

@@ -20,6 +20,7 @@ Source: CM3Leon, arXiv:2309.02591, sections 2.2, 3 and Table 5.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -140,21 +141,75 @@ def unconditional(vocab: Vocab, retrieved: Sequence[Document] = ()) -> np.ndarra
     return np.array([*front, vocab.sentinel_id(0), vocab.break_id], np.int32)
 
 
-def without_text(document: Document, vocab: Vocab) -> np.ndarray:
+def without_text(
+    document: Document, vocab: Vocab, retrieved: Sequence[Document] = ()
+) -> np.ndarray:
     """Returns `continued` with the last text segment masked: the picture alone.
 
         document  [Edit it. <break> I I I I <break> make it red]
         prompt    [</s> Edit it. <break> I I I I <break> <s:0> <break>]
+
+    Args:
+      document: The segments so far.
+      vocab: The joint vocabulary.
+      retrieved: Documents that are kept in front; none drops them.
 
     Raises:
       ValueError: If the document ends in a picture.
     """
     if document.segments[-1].modality != Modality.TEXT:
         raise ValueError("the document ends in a picture; the text to drop comes last")
-    ids = documents.to_ids(document, vocab)
-    start = len(ids) - len(document.segments[-1].ids)
-    masked_ids = [*ids[:start], vocab.sentinel_id(0), vocab.break_id]
-    return np.array([vocab.EOS, *masked_ids], np.int32)
+    ids = continued(document, vocab, retrieved)
+    start = len(ids) - 1 - len(document.segments[-1].ids)
+    return np.array([*ids[:start], vocab.sentinel_id(0), vocab.break_id], np.int32)
+
+
+def turns(
+    document: Document,
+    modalities: Sequence[Modality],
+    max_text: int,
+    num_pieces: int,
+    vocab: Vocab,
+    retrieved: Sequence[Document] = (),
+) -> tuple[np.ndarray, grammar.Plan]:
+    """Returns prompt and plan of a document that goes on for several segments.
+
+        document  [a dog]    modalities  [image, text]
+        prompt    [</s> a dog <break>]
+        plan      [image x P] [<break>] [text, until </s>]
+
+    A text that follows a text goes on with it, without `<break>`.
+
+    Args:
+      document: The segments so far.
+      modalities: What comes next, in order.
+      max_text: The most ids of each text.
+      num_pieces: Size of the text tokenizer.
+      vocab: The joint vocabulary.
+      retrieved: Documents that stand in front.
+
+    Raises:
+      ValueError: If nothing is to come, or one text follows another in `modalities`.
+    """
+    if not modalities:
+        raise ValueError("no turns are asked for; name at least one, picture or text")
+    text = Modality.TEXT
+    if any(a == b == text for a, b in itertools.pairwise(modalities)):
+        raise ValueError("two turns of text in a row are one; ask for a longer text")
+    ids = continued(document, vocab, retrieved)
+    if modalities[0] == document.segments[-1].modality == text:
+        ids = ids[:-1]
+    plan: list[grammar.Piece] = []
+    for number, modality in enumerate(modalities, 1):
+        is_last = number == len(modalities)
+        if modality == text:
+            stop = vocab.EOS if is_last else vocab.break_id
+            plan.append(grammar.text(max_text, num_pieces, stop))
+            continue
+        plan.append(grammar.picture(vocab))
+        if not is_last:
+            plan.append(grammar.mark(vocab.break_id))
+    return ids, tuple(plan)
 
 
 def with_hole(

@@ -2,6 +2,7 @@
 
     results/000003_000.json  what was asked, what came out, from what
     results/000003_000.png   the picture, if it is one; its metadata hold the same
+    results/000003_000_1.png a picture among several turns: the second
     results.jsonl           all of them in order, written last
     results.html            the same as a page
     failed.jsonl            requests that could not be fulfilled, with the reason
@@ -14,7 +15,6 @@ interrupted job continues; one that fails is listed, and the others go on.
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import logging
 import pathlib
@@ -24,16 +24,16 @@ from typing import Any
 import ml_collections
 import numpy as np
 import tqdm
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from cm3leon_jax import api, storage
 from cm3leon_jax.data import pictures
 from cm3leon_jax.data.refusals import RefusedError
 from cm3leon_jax.decoding.sampling import Sampling
 from cm3leon_jax.jobs import folder
+from cm3leon_jax.reports import provenance
 from cm3leon_jax.reports import results as reports
 
-PROVENANCE = "cm3leon"  # name of the PNG's text chunk
 _MAX_LINE_BYTES = 1_000_000
 _LOGGER = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ class Request:
       text: The caption, question, instruction or text with `<mask>`.
       picture: File of the picture, relative to the file of requests; or empty.
       box: x0, y0, x1, y1 in pixels, for `infill`; or empty.
+      mask: File of a picture, for `infill`: what is not black is drawn anew.
       boxes: [name, x0, y0, x1, y1] in pixels, for `layout`; or empty.
       n: Results; their seeds are `seed`, `seed + 1`, ...
       seed: Of the first.
@@ -54,6 +55,11 @@ class Request:
       keep_documents: Whether the unconditional stream has them too.
       max_text: Most text ids that are written.
       sampling: Fields of `Sampling` that differ from the config's.
+      parts: For `continue`: texts, and {"picture": file} each.
+      turns: For `continue`: "text" and "picture".
+      num_beams: Beginnings that a text is searched with; 1 draws it.
+      best_of: Pictures of which the bi-encoder picks one.
+      mixed_with: Fields of `Sampling` of every second of them; or empty.
     """
 
     kind: str
@@ -67,6 +73,12 @@ class Request:
     keep_documents: bool
     max_text: int
     sampling: Mapping[str, float]
+    mask: str = ""
+    parts: Sequence[str | Mapping[str, str]] = ()
+    turns: Sequence[str] = ()
+    num_beams: int = 1
+    best_of: int = 1
+    mixed_with: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,23 +197,40 @@ def _asks(
     request = Request(**{**config.request.to_dict(), **line})
     if request.n < 1:
         raise ValueError(f"n={request.n} must be at least 1")
-    sampling = Sampling(**{**config.sampling.to_dict(), **request.sampling})
-    picture = _given(request.picture, config, image_size)
+    usual = config.sampling.to_dict()
+    sampling = Sampling(**{**usual, **request.sampling})
+    mixed = Sampling(**{**usual, **request.mixed_with}) if request.mixed_with else None
+    given = lambda name: _given(name, config, image_size)
+    mask = given(request.mask)
+    parts = [x if isinstance(x, str) else given(_file(x)) for x in request.parts]
+    picture = given(request.picture)
     return [
         api.Ask(
             kind=request.kind,
             text=request.text,
             picture=picture,
             box=tuple(request.box) or None,
+            mask=None if mask is None else mask.any(axis=-1),
             boxes=tuple(tuple(box) for box in request.boxes),
             seed=request.seed + index,
             retrieve=request.retrieve,
             keep_documents=request.keep_documents,
             max_text=request.max_text,
             sampling=sampling,
+            parts=tuple(parts),
+            turns=tuple(request.turns),
+            num_beams=request.num_beams,
+            best_of=request.best_of,
+            mixed_with=mixed,
         )
         for index in range(request.n)
     ]
+
+
+def _file(part: Any) -> str:
+    if not isinstance(part, dict) or list(part) != ["picture"]:
+        raise ValueError(f'a part is a text or {{"picture": file}}, got {part!r}')
+    return part["picture"]
 
 
 def _given(
@@ -221,13 +250,31 @@ def _fulfil(jobs: Sequence[_Job], model: api.Model, results: pathlib.Path) -> No
         record = {"name": job.name, **each.provenance, "picture": given}
         if each.text is not None:
             record["text"] = each.text
-        if each.picture is not None:
+        if each.picture is not None and not each.turns:
             record["file_name"] = f"{job.name}.png"
             storage.write_bytes(
-                results / record["file_name"], png(each.picture, each.provenance)
+                results / record["file_name"],
+                provenance.png(each.picture, each.provenance),
             )
+        if each.turns:
+            record["written"] = _write_turns(job.name, each, results)
         # Last: a result counts as there when its record is.
         storage.write_json(results / f"{job.name}.json", record)
+
+
+def _write_turns(
+    name: str, made: api.Made, results: pathlib.Path
+) -> list[str | dict[str, str]]:
+    """Writes the pictures among the turns; returns texts and names of files."""
+    written: list[str | dict[str, str]] = []
+    for number, turn in enumerate(made.turns):
+        if isinstance(turn, str):
+            written.append(turn)
+            continue
+        file_name = f"{name}_{number}.png"
+        storage.write_bytes(results / file_name, provenance.png(turn, made.provenance))
+        written.append({"picture": file_name})
+    return written
 
 
 def _result(
@@ -237,7 +284,9 @@ def _result(
     model: api.Model,
 ) -> reports.Result:
     """A result as the page shows it."""
-    drawn = record.get("file_name")
+    turns = record.get("written", [])
+    first = next((x["picture"] for x in turns if not isinstance(x, str)), None)
+    drawn = record.get("file_name", first)
     size = model.writer.image_size
     return reports.Result(
         kind=record["kind"],
@@ -253,16 +302,10 @@ def _line(record: Mapping[str, Any], results: pathlib.Path) -> str:
     """A result as the terminal shows it."""
     asked = " ".join(filter(None, (record["picture"], record["prompt"])))
     made = record.get("text", results / record.get("file_name", ""))
+    if "written" in record:
+        turns = [x if isinstance(x, str) else x["picture"] for x in record["written"]]
+        made = " | ".join(turns)
     return f"{record['kind']:>12}  {asked}  ->  {made}"
-
-
-def png(picture: np.ndarray, provenance: Mapping[str, Any]) -> bytes:
-    """Returns a PNG file that carries where the picture comes from, as JSON text."""
-    info = PngImagePlugin.PngInfo()
-    info.add_itxt(PROVENANCE, json.dumps(provenance, ensure_ascii=False))
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "png", pnginfo=info)
-    return buffer.getvalue()
 
 
 def _write_lines(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:

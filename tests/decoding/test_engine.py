@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cm3leon_jax.decoding import engine, grammar, prompts, sampling, scoring
+from cm3leon_jax.decoding import engine, grammar, loop, prompts, sampling, scoring
 from cm3leon_jax.decoding.prompts import Request
 from cm3leon_jax.decoding.sampling import Sampling
 
@@ -169,10 +169,59 @@ def test_top_p_of_one_is_plain_and_guidance_of_one_is_conditional(model, vocab):
 
 def test_another_length_in_the_bucket_does_not_compile_again(model, vocab):
     engine.generate(model, _requests(vocab, [0], length=9), vocab, SHAPES)
-    before = engine._decode._cache_size()
+    before = loop.decode._cache_size()
     how = Sampling(temperature=0.7)
     engine.generate(model, _requests(vocab, [1, 2], how, length=14), vocab, SHAPES)
-    assert engine._decode._cache_size() == before
+    assert loop.decode._cache_size() == before
+
+
+def test_devices_that_share_batches_write_what_one_writes(model, vocab):
+    shapes = dataclasses.replace(SHAPES, rows=(2,))
+    requests = _requests(vocab, range(7))
+    copies = [jax.device_put(model, device) for device in jax.devices()[1:3]]
+    finished = []
+    shared = engine.generate(model, requests, vocab, shapes, finished.append, copies)
+    alone = engine.generate(model, requests, vocab, shapes)
+    assert sum(finished) == 7
+    for one, other in zip(shared, alone, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_samples_that_share_their_prompt_are_those_that_do_not(model, vocab):
+    """Guided, so that the second stream is shared too; one prompt is another's."""
+    how = Sampling(guidance=3.0)
+    neither = prompts.unconditional(vocab)
+    plan = (grammar.picture(vocab),)
+    requests = [
+        Request((_prompt(vocab, seed % 2, 20), neither), plan, seed, how)
+        for seed in range(6)
+    ]
+    apart = engine.generate(model, requests, vocab, SHAPES)
+    sharing = dataclasses.replace(SHAPES, share_from=1)
+    inputs, kind = engine._inputs(
+        requests, engine.check(requests[0], vocab, sharing, 96), sharing
+    )
+    assert kind.num_prompts == 4  # two prompts, the unconditional one, padding rows
+    assert inputs.which_R.shape == (16,)
+    together = engine.generate(model, requests, vocab, sharing)
+    np.testing.assert_array_equal(together, apart)
+
+
+def test_a_stream_of_looks_ends_in_what_generate_writes(model, vocab):
+    how = Sampling(guidance=2.0, top_p=0.9)
+    requests = _requests(vocab, (0, 3), how)  # pictures of 9 codes
+    looks = list(engine.stream(model, requests, vocab, 4, SHAPES))
+    assert [len(look[0]) for look in looks] == [4, 8, 9]
+    whole = engine.generate(model, requests, vocab, SHAPES)
+    for look in looks:
+        for so_far, ids in zip(look, whole, strict=True):
+            np.testing.assert_array_equal(so_far, ids[: len(so_far)])
+
+
+def test_requests_that_are_not_alike_are_not_streamed(model, vocab):
+    requests = [_requests(vocab, [0])[0], _requests(vocab, [0], Sampling(top_k=3))[0]]
+    with pytest.raises(ValueError, match="2 requests of 2 shapes"):
+        next(engine.stream(model, requests, vocab, 4, SHAPES))
 
 
 def test_scores_equal_the_full_forward_pass(model, vocab):

@@ -10,6 +10,7 @@ from PIL import Image
 from cm3leon_jax import api
 from cm3leon_jax.decoding.writer import Result
 from cm3leon_jax.jobs import folder, generate
+from cm3leon_jax.reports import provenance
 from cm3leon_jax.vocab import Vocab
 from configs import generate as config_file
 
@@ -25,8 +26,12 @@ class FakeWriter:
 
     def run(self, orders, report=None):
         self.num_orders += len(orders)
+        self.orders = list(orders)
+        picture = np.full((8, 8, 3), 9, np.uint8)
         return [
-            Result(text="words")
+            Result(text="words", picture=picture, turns=("words", picture))
+            if order.turns
+            else Result(text="words")
             if order.wants_text
             else Result(picture=np.full((8, 8, 3), order.seed, np.uint8))
             for order in orders
@@ -82,8 +87,8 @@ def test_requests_become_files_with_provenance_and_failures_are_listed(
     assert [each["seed"] for each in made[:2]] == [5, 6]
     assert made[2]["text"] == "words"
     data = (workdir / "results" / made[1]["file_name"]).read_bytes()
+    inside = provenance.read(workdir / "results" / made[1]["file_name"])
     with Image.open(io.BytesIO(data)) as picture:
-        inside = json.loads(picture.text[generate.PROVENANCE])
         assert np.asarray(picture)[0, 0, 0] == 6
     assert inside["prompt"] == "a dog"
     assert inside["seed"] == 6
@@ -96,6 +101,34 @@ def test_requests_become_files_with_provenance_and_failures_are_listed(
         strict=True,
     ):
         assert part in reason
+
+
+def test_a_line_may_have_a_mask_turns_and_beams(tmp_path, writer):
+    mask = np.zeros((8, 8, 3), np.uint8)
+    mask[0, 7] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    lines = [
+        {"kind": "infill", "picture": "given.png", "mask": "mask.png"},
+        {"kind": "caption", "picture": "given.png", "num_beams": 3},
+        {
+            "kind": "continue",
+            "parts": ["a dog", {"picture": "given.png"}],
+            "turns": ["text", "picture"],
+        },
+        {"kind": "continue", "parts": [{"file": "given.png"}], "turns": ["text"]},
+    ]
+    generate.run(_config(tmp_path, lines), str(tmp_path / "out"))
+    filled, described, continued = writer.orders
+    assert np.argwhere(filled.hidden_YX).tolist() == [[0, 3]]
+    assert described.beams.num_beams == 3
+    assert len(continued.parts) == 2
+    out = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
+    record = json.loads(out[2])
+    assert record["written"] == ["words", {"picture": "000002_000_1.png"}]
+    inside = provenance.read(tmp_path / "out" / "results" / "000002_000_1.png")
+    assert inside["turns"] == ["text", "picture"]
+    failed = (tmp_path / "out" / "failed.jsonl").read_text()
+    assert "a part is a text or" in failed
 
 
 def test_an_interrupted_job_continues(tmp_path, writer):
