@@ -107,6 +107,13 @@ def test_a_layout_names_its_boxes_in_the_models_coordinates(model):
     assert "dog at location (0, 0) -> (8, 16)" in words
 
 
+def test_a_segmentation_map_is_drawn_from_with_a_caption_or_without(model):
+    for text in ("a dog", ""):
+        model.fulfil([api.Ask("segmentation", text, PICTURE)])
+    kinds = [[type(part) for part in order.parts] for order in model.writer.orders]
+    assert kinds == [[str, np.ndarray, str], [str, np.ndarray]]
+
+
 def test_a_picture_of_another_size_is_resized_and_cut(model):
     wide = np.zeros((16, 40, 3), np.uint8)
     wide[:, 12:28] = 200  # the middle
