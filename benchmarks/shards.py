@@ -107,7 +107,7 @@ def check(root):
     """Stops the run unless both sides make the same pixels."""
     row = next(rows(root))
     refusals = Refusals()
-    (loaded,) = tokenise.load([row], PICTURE, refusals, num_threads=1)
+    (loaded,) = tokenise.load([row], PICTURE, refusals, tasks={}, num_threads=1)
     theirs = pillow(min((root / "pictures").glob("*.jpg")))
     if not np.array_equal(loaded.pictures[0], theirs):
         sys.exit("the two sides do not make the same pixels")
@@ -132,7 +132,7 @@ def ours_pictures(root, count):
     config = tokenise.TokeniseConfig(tasks={})
     refusals = Refusals()
     start = time.perf_counter()
-    loaded = tokenise.load(list(rows(root)), PICTURE, refusals, num_threads=1)
+    loaded = tokenise.load(list(rows(root)), PICTURE, refusals, tasks={}, num_threads=1)
     made = tokenise.records(
         loaded, tools, config, refusals, with_tasks=False, with_query=False
     )

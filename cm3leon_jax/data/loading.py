@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -17,8 +17,6 @@ from cm3leon_jax.data.sources.blob import AbstractBlob, File
 from cm3leon_jax.data.sources.row import Row
 from cm3leon_jax.tasks.row import Box, TaskRow
 
-_OTHER_PICTURES = ("edit", "segmentation")  # columns that name a further picture
-
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
@@ -27,7 +25,7 @@ class Loaded:
     Attributes:
       row: The row.
       parts: Its parts in order, pictures uint8[N, N, 3].
-      task: What tasks see of it; None unless it is a pair.
+      task: What tasks see of it; None unless it is a pair, or there for tasks.
     """
 
     row: Row
@@ -51,6 +49,7 @@ def load(
     refusals: Refusals,
     *,
     num_threads: int = 4,
+    others: Sequence[str] = (),
     check: Callable[[TaskRow], None] = lambda row: None,
 ) -> list[Loaded]:
     """Reads the rows' pictures; a row with a bad one is refused as a whole.
@@ -60,9 +59,10 @@ def load(
       config: What pictures are accepted.
       refusals: Where accepted and refused rows are counted.
       num_threads: Threads that decode.
+      others: Columns that name a further picture, which is read too.
       check: Raises `RefusedError` for a pair whose columns cannot be used.
     """
-    named = [_attempt(_named_pictures, row) for row in rows]
+    named = [_attempt(_named_pictures, row, others) for row in rows]
     blobs = [one for row in rows for one in row.pictures]
     blobs += [one for some in named if isinstance(some, dict) for one in some.values()]
     distinct = list(dict.fromkeys(blobs))
@@ -70,9 +70,9 @@ def load(
         read = pool.map(lambda one: _attempt(pictures.load, one, config), distinct)
         decoded = dict(zip(distinct, read, strict=True))
     loaded = []
-    for row, others in zip(rows, named, strict=True):
+    for row, further in zip(rows, named, strict=True):
         try:
-            loaded.append(_loaded(row, _taken(others), decoded, config, check))
+            loaded.append(_loaded(row, _taken(further), decoded, config, check))
             refusals.accepted += 1
         except RefusedError as error:
             refusals.refuse(row.place, error)
@@ -94,10 +94,10 @@ def _taken(value: Any) -> Any:
     return value
 
 
-def _named_pictures(row: Row) -> dict[str, AbstractBlob]:
-    """Further pictures that a pair's columns name."""
+def _named_pictures(row: Row, names: Sequence[str]) -> dict[str, AbstractBlob]:
+    """Further pictures that the columns of a row for tasks name."""
     found: dict[str, AbstractBlob] = {}
-    for name in _OTHER_PICTURES if row.is_pair else ():
+    for name in names if row.has_tasks else ():
         column = row.columns.get(name)
         if isinstance(column, dict) and isinstance(column.get("file_name"), str):
             path = folder.check_inside(row.root.resolve(), column["file_name"])
@@ -121,7 +121,7 @@ def _loaded(
         part if isinstance(part, str) else _taken(decoded[part]) for part in row.parts
     )
     provenance = {"source": row.source, "licence": row.licence, "url": row.url}
-    if not row.is_pair:
+    if not row.has_tasks:
         return Loaded(row, parts, None)
     task = TaskRow(
         id=row.id,
@@ -129,7 +129,7 @@ def _loaded(
         text=row.text,
         columns=row.columns,
         others={name: _taken(decoded[one]) for name, one in others.items()},
-        boxes=_boxes(row.picture, row.columns.get("boxes"), config),
+        boxes=_boxes(row.picture, row.columns, config),
         **provenance,
     )
     check(task)
@@ -137,15 +137,21 @@ def _loaded(
 
 
 def _boxes(
-    picture: AbstractBlob, column: Any, config: PictureConfig
+    picture: AbstractBlob, columns: Mapping[str, Any], config: PictureConfig
 ) -> tuple[Box, ...]:
-    """The boxes that lie within what is left of the picture, as shares of it."""
+    """The boxes that lie within what is left of the picture, as shares of it.
+
+    They come in pixels, or as shares of the whole picture (`boxes_are_shares`).
+    """
+    column = columns.get("boxes")
     if not column:
         return ()
     try:
         names = [str(item["name"]) for item in column]
         corners = [item["box"] for item in column]
         size = pictures.shown_size(picture, config)
+        if columns.get("boxes_are_shares"):
+            corners = [np.multiply(box, (*size, *size)) for box in corners]
         shares = pictures.crop_boxes(corners, *size)
     except (TypeError, KeyError, ValueError) as error:
         if isinstance(error, RefusedError):

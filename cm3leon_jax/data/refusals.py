@@ -30,6 +30,9 @@ class Reason(enum.StrEnum):
     LICENCE = "licence"  # not on the allow-list
     EMPTY_CAPTION = "empty-caption"
     LONG_CAPTION = "long-caption"
+    EMPTY_QUESTION = "empty-question"
+    NO_ANSWER = "no-answer"  # a question of which the answers' file knows nothing
+    NO_BOX = "no-box"  # none of a picture's boxes can be used
     NOT_UTF8 = "not-utf8"
     MALFORMED = "malformed"  # a row that is no JSON object, a column of another type
     CONTROL_ID = "control-id"  # a text tokenizer that parses control tokens

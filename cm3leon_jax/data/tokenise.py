@@ -7,12 +7,13 @@ same shards.
 
 A pair of text and picture is what tasks are made of. Any other document (interleaved,
 text or pictures alone) goes into `PAIRS` as it is, its vectors those of all its text
-and the mean of its pictures.
+and the mean of its pictures. A picture that is there for tasks alone goes into theirs.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -30,15 +31,11 @@ from cm3leon_jax.data.vectors import AbstractEmbedder, AbstractVectors
 from cm3leon_jax.documents import document as documents
 from cm3leon_jax.documents import example as examples
 from cm3leon_jax.documents.example import Example
-from cm3leon_jax.tasks import caption, edit, infill, layout, pair, segmentation, vqa
+from cm3leon_jax.tasks import pair, table
 from cm3leon_jax.tasks.row import TaskRow
 from cm3leon_jax.vocab import Vocab
 
 PAIRS = "pairs"  # the set that pretraining sees; the others bear their task's name
-TASKS: dict[str, Callable[..., list[Example]]] = {
-    task.NAME: task.examples
-    for task in (caption, vqa, edit, layout, segmentation, infill)
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +68,7 @@ class TokeniseConfig:
       seed: Decides templates, questions and what is dropped.
 
     Raises:
-      ValueError: If a task is unknown.
+      ValueError: If a task or an option is unknown.
     """
 
     tasks: Mapping[str, Mapping[str, Any]]
@@ -80,9 +77,7 @@ class TokeniseConfig:
     seed: int = 0
 
     def __post_init__(self):
-        for name in self.tasks:
-            if name not in TASKS:
-                raise ValueError(f"no task {name!r}; known: {', '.join(TASKS)}")
+        table.check(self.tasks)
 
 
 def load(
@@ -90,11 +85,18 @@ def load(
     config: PictureConfig,
     refusals: Refusals,
     *,
+    tasks: Mapping[str, Mapping[str, Any]],
     num_threads: int = 4,
 ) -> list[Loaded]:
-    """Reads the rows' pictures, and refuses rows that no task could read."""
+    """Reads the rows' pictures, and refuses rows that one of the tasks cannot read."""
+    names = [name for task in tasks for name in table.get(task).OTHERS]
     return loading.load(
-        rows, config, refusals, num_threads=num_threads, check=_check_columns
+        rows,
+        config,
+        refusals,
+        num_threads=num_threads,
+        others=tuple(dict.fromkeys(names)),
+        check=functools.partial(_check_columns, tasks=tasks),
     )
 
 
@@ -132,7 +134,8 @@ def records(
             refusals.accepted -= 1  # `load` took it
             refusals.refuse(row.row.place, error)
             continue
-        kept.append(row)
+        if own[PAIRS]:
+            kept.append(row)
         for name, some in own.items():
             made[name] += some
     codes = _Codes([one for some in made.values() for one in some], tools)
@@ -154,7 +157,7 @@ def records(
 def _examples(
     row: Loaded, config: TokeniseConfig, tasks: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, list[Example]]:
-    """The examples of a row by set; of `PAIRS` exactly one."""
+    """The examples of a row by set; of `PAIRS` one, none if it is for tasks alone."""
     if row.task is None:
         whole = Example(
             id=row.id,
@@ -166,9 +169,11 @@ def _examples(
         )
         return {PAIRS: [whole]}
     rng = np.random.default_rng((config.seed, zlib.crc32(row.id.encode())))
-    made = {PAIRS: pair.examples(row.task, rng, long_share=config.pair_long_share)}
+    made: dict[str, list[Example]] = {PAIRS: []}
+    if row.row.is_pair:
+        made[PAIRS] = pair.examples(row.task, rng, long_share=config.pair_long_share)
     for name, options in tasks.items():
-        made[name] = TASKS[name](row.task, rng, **options)
+        made[name] = table.get(name).examples(row.task, rng, **options)
     return made
 
 
@@ -244,11 +249,11 @@ def _record(made: Example, codes: _Codes, texts: _Texts, vocab: Vocab) -> Record
     )
 
 
-def _check_columns(row: TaskRow) -> None:
-    """Refuses a row whose annotations no task could read, before it is encoded."""
+def _check_columns(row: TaskRow, *, tasks: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuses a row whose annotations a task cannot read, before it is encoded."""
     rng = np.random.default_rng(0)
     try:
-        for make in TASKS.values():
-            make(row, rng)
+        for name, options in tasks.items():
+            table.get(name).examples(row, rng, **options)
     except (ValueError, KeyError) as error:
         raise RefusedError(Reason.MALFORMED, str(error)) from error

@@ -231,8 +231,13 @@ def _loaded(
     def load(shard: Shard, rows: list[Row]) -> tuple[Shard, list[Loaded], Refusals]:
         """Decodes the rows of one shard; runs in the thread."""
         refusals = Refusals()
-        threads = job.num_threads
-        found = tokenise.load(rows, job.picture_config, refusals, num_threads=threads)
+        found = tokenise.load(
+            rows,
+            job.picture_config,
+            refusals,
+            tasks=job.tokenise.tasks,
+            num_threads=job.num_threads,
+        )
         return shard, found, refusals
 
     with futures.ThreadPoolExecutor(1) as pool:

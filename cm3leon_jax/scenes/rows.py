@@ -121,6 +121,8 @@ def row_at(world: WorldConfig, config: RowConfig, split: str, index: int) -> Row
             pictures["edit"] = drawing.draw(edit.after, world)
     if rng.random() < config.map_share:
         _add_maps(record, pictures, scene, world)
+    if scene.sign is not None:
+        record["writing"] = scene.sign.text
     return Row(record, pictures)
 
 

@@ -3,12 +3,14 @@
 The text stands before the picture, so at test time it is an infill. Short captions are
 the row's `text`; long ones its `text_long`, or its caption with its keywords. (A space
 opens the target, so that its first word is the piece that it is inside a sentence.)
+The four data sets of the paper are `coco`, `flickr30k`, `paragraph`, `narratives`.
 
-Source: CM3Leon, arXiv:2309.02591, Table 5: COCO and Flickr30k (short), Image Paragraph
-and Localized Narratives (long).
+Source: CM3Leon, arXiv:2309.02591, Table 5.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,6 +18,10 @@ from cm3leon_jax.documents.example import Example, Hole, Part, Target
 from cm3leon_jax.tasks.row import TaskRow
 
 NAME = "caption"
+READERS = ("imagefolder", "folder", "tar", "parquet")
+NUM_EXAMPLES = 0  # not a row of the paper's table by itself
+METRIC = "captions"
+OTHERS = ()
 TEMPLATES = ("Describe the given picture.", "")
 LONG_TEMPLATES = (
     "Generate a long caption for the given image.",
@@ -23,6 +29,7 @@ LONG_TEMPLATES = (
     "Describe all the objects in the given image in very detail.",
     "Generate a long narration of what is happening in the given image.",
 )
+TEXTS = (*TEMPLATES, *LONG_TEMPLATES)
 
 
 def examples(
@@ -31,6 +38,7 @@ def examples(
     *,
     num_templates: int = len(LONG_TEMPLATES),
     long_share: float = 0.5,
+    image_first_share: float = 0.0,
 ) -> list[Example]:
     """One example: with a chance of `long_share` the long caption, if there is one.
 
@@ -39,14 +47,53 @@ def examples(
       rng: Chooses length and template.
       num_templates: The first so many templates of each length are used.
       long_share: Chance of the long caption.
+      image_first_share: Chance that the picture stands before the text.
     """
     long_text = long_caption(row)
     is_long = rng.random() < long_share and bool(long_text)
-    templates = (LONG_TEMPLATES if is_long else TEMPLATES)[:num_templates]
+    return described(
+        row,
+        rng,
+        name=NAME,
+        text=long_text if is_long else row.text,
+        templates=(LONG_TEMPLATES if is_long else TEMPLATES)[:num_templates],
+        image_first_share=image_first_share,
+    )
+
+
+def described(
+    row: TaskRow,
+    rng: np.random.Generator,
+    *,
+    name: str,
+    text: str,
+    templates: Sequence[str],
+    image_first_share: float = 0.0,
+) -> list[Example]:
+    """One example of a picture and the text that describes it, its target.
+
+    Args:
+      row: The picture.
+      rng: Chooses the template, and the order if that is by chance.
+      name: The task.
+      text: The description; empty: there is no example.
+      templates: What may stand before it.
+      image_first_share: Chance that the picture stands before the text. The text then
+        follows what it describes, and needs no mask to be learnt.
+
+    Raises:
+      ValueError: If there is no template.
+    """
+    if not templates:
+        raise ValueError(f"{name}: num_templates must be at least 1")
+    if not text:
+        return []
     template = templates[rng.integers(len(templates))]
-    target = Target(f" {long_text if is_long else row.text}")
+    target = Target(f" {text}")
     parts = (template, target) if template else (target,)
-    return [row.example(NAME, "", *parts, row.picture)]
+    if image_first_share and rng.random() < image_first_share:
+        return [row.example(name, "", row.picture, *parts)]
+    return [row.example(name, "", *parts, row.picture)]
 
 
 def long_caption(row: TaskRow) -> str:
@@ -62,7 +109,11 @@ def long_caption(row: TaskRow) -> str:
 
 def prompt(picture: np.ndarray, *, is_long: bool = False) -> tuple[Part | Hole, ...]:
     """The test-time prompt, with a hole where the caption belongs."""
-    template = (LONG_TEMPLATES if is_long else TEMPLATES)[0]
+    return asked((LONG_TEMPLATES if is_long else TEMPLATES)[0], picture)
+
+
+def asked(template: str, picture: np.ndarray) -> tuple[Part | Hole, ...]:
+    """The test-time prompt of a template, with a hole where the text belongs."""
     return (template, Hole(), picture)
 
 

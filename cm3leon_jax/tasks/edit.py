@@ -3,7 +3,7 @@
 `Edit first image following the instruction <break> {image1} <break> {edit instruction}
 <break> {image2}`; the second picture is its continuation.
 
-Source: CM3Leon, arXiv:2309.02591, Table 5: InstructPix2Pix.
+Source: CM3Leon, arXiv:2309.02591, Table 5: InstructPix2Pix (127k examples).
 """
 
 from __future__ import annotations
@@ -14,7 +14,12 @@ from cm3leon_jax.documents.example import Example, Part
 from cm3leon_jax.tasks.row import TaskRow
 
 NAME = "edit"
+READERS = ("instructpix2pix", "imagefolder")
+NUM_EXAMPLES = 127_000
+METRIC = "pictures"
+OTHERS = (NAME,)
 TEMPLATE = "Edit first image following the instruction"
+TEXTS = (TEMPLATE,)
 
 
 def examples(row: TaskRow, rng: np.random.Generator) -> list[Example]:

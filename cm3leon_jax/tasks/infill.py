@@ -12,6 +12,11 @@ from cm3leon_jax.documents.example import Example, Hole, Part, Target
 from cm3leon_jax.tasks.row import TaskRow
 
 NAME = "infill"
+READERS = ("imagefolder", "coco", "folder", "tar", "parquet")
+NUM_EXAMPLES = 0  # not a row of the paper's table
+METRIC = "accuracy"
+OTHERS = ()
+TEXTS = ()  # nothing but the caption
 
 
 def examples(

@@ -2,10 +2,10 @@
 
 `Generate high quality image of {caption} with segmentations {object} at location
 (x0, y0) -> (x1, y1), ... <break> {image}`. Corners are whole numbers on a grid of
-`coordinates` a side, x first.
+`coordinates` a side, x first. A picture without a caption is called by what is in it.
 
-Source: CM3Leon, arXiv:2309.02591, Table 5 (object detection) and Figure 5; 256
-coordinates a side there.
+Source: CM3Leon, arXiv:2309.02591, Table 5 (object detection: 3M examples of COCO,
+OpenImages and Objects365) and Figure 5; 256 coordinates a side there.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ from cm3leon_jax.documents.example import Example, Part
 from cm3leon_jax.tasks.row import Box, TaskRow
 
 NAME = "layout"
+READERS = ("objects", "openimages", "imagefolder")
+NUM_EXAMPLES = 3_000_000
+METRIC = "pictures"
+OTHERS = ()
 COORDINATES = 256
 
 
@@ -33,7 +37,8 @@ def examples(
         return []
     chosen = sorted(rng.permutation(len(row.boxes))[:max_boxes].tolist())
     boxes = [row.boxes[index] for index in chosen]
-    parts = prompt(row.text, boxes, coordinates=coordinates)
+    text = row.text or ", ".join(dict.fromkeys(box.name for box in boxes))
+    parts = prompt(text, boxes, coordinates=coordinates)
     return [row.example(NAME, "", *parts, row.picture)]
 
 
@@ -54,3 +59,7 @@ def prompt(
 def _place(box: Box, coordinates: int) -> str:
     x0, y0, x1, y1 = (round(share * coordinates) for share in box.corners)
     return f"location ({x0}, {y0}) -> ({x1}, {y1})"
+
+
+_WHOLE = Box("", (0.0, 0.0, 1.0, 1.0))
+TEXTS = prompt("", [_WHOLE, _WHOLE])

@@ -5,8 +5,13 @@ Columns are those of the built-in scenes and of Hugging Face image folders:
     text          caption            text_long   a longer one
     keywords      ["medal", ...]     questions   [{"question", "answer", "kind"}]
     edit          {"instruction", "file_name"}
-    segmentation  {"legend", "file_name"}
+    segmentation  {"legend", "file_name"}; likewise edges, scribble, hed, pose, depth,
+                  normals
     boxes         [{"name", "box": [x0, y0, x1, y1]}], here as shares of the picture
+    writing       what is written in the picture
+    science       {"question", "choices", "answer", "hint", "solution"}
+
+A question of several people's has `answers`, a list, in place of `answer`.
 
 A task takes what it needs and makes no example where its columns are missing. Columns
 of another type than this raise `ValueError`, naming the column.
@@ -43,9 +48,9 @@ class TaskRow:
     Attributes:
       id: Unique in its split.
       picture: uint8[Y, X, 3].
-      text: Its caption.
+      text: Its caption; empty where it is there for a task alone.
       columns: All other columns.
-      others: Further pictures by column name (`edit`, `segmentation`).
+      others: Further pictures by column name (`edit`, `segmentation`, ...).
       boxes: Named parts.
       source: Where it comes from. Likewise `licence`, `url`.
     """

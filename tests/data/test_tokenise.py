@@ -82,7 +82,7 @@ def _load(root):
     (one,) = inputs.find(root, SourceConfig())
     rows = list(inputs.rows(one, SourceConfig(), Refusals()))
     refusals = Refusals()
-    return tokenise.load(rows, PICTURE, refusals), refusals
+    return tokenise.load(rows, PICTURE, refusals, tasks=CONFIG.tasks), refusals
 
 
 def test_records_of_every_task_hold_what_their_row_says(tmp_path):

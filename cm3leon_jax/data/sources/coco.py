@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cm3leon_jax.data.refusals import Reason, RefusedError
-from cm3leon_jax.data.sources import blob, folder
+from cm3leon_jax.data.sources import blob, folder, json_file
 from cm3leon_jax.data.sources import row as rows
 from cm3leon_jax.data.sources.row import Entry, Row, SourceConfig
 
@@ -50,7 +50,7 @@ def entries(root: pathlib.Path, name: str, config: SourceConfig) -> Iterator[Ent
             file_name, columns = _image(image, licences)
             picture_id = image.get("id")
             known.add(picture_id)
-            inside = (where / file_name).relative_to(root).as_posix()
+            inside = json_file.inside(root, where, file_name)
             path = folder.check_inside(resolved, inside)
         except RefusedError as error:
             yield place, error

@@ -22,12 +22,24 @@ from typing import Protocol
 from cm3leon_jax.data.refusals import Reason, Refusals, RefusedError
 from cm3leon_jax.data.sources import (
     coco,
+    controlnet,
+    flickr30k,
     folder,
     imagefolder,
+    instructpix2pix,
     jsonl,
+    karpathy,
+    narratives,
+    objects,
+    openimages,
+    paragraphs,
     parquet,
     prepared,
+    scienceqa,
     tar,
+    textocr,
+    vizwiz,
+    vqa,
 )
 from cm3leon_jax.data.sources.row import Entry, Row, SourceConfig
 
@@ -59,6 +71,18 @@ FORMATS: dict[str, AbstractFormat] = {
     "tfds": prepared,
     "imagefolder": imagefolder,
     "coco": coco,
+    "objects": objects,
+    "vqa": vqa,
+    "vizwiz": vizwiz,
+    "scienceqa": scienceqa,
+    "karpathy": karpathy,
+    "flickr30k": flickr30k,
+    "paragraphs": paragraphs,
+    "narratives": narratives,
+    "instructpix2pix": instructpix2pix,
+    "controlnet": controlnet,
+    "openimages": openimages,
+    "textocr": textocr,
     "tar": tar,
     "parquet": parquet,
     "jsonl": jsonl,
@@ -73,7 +97,19 @@ _SPLIT_NAMES = {
     "test": TEST,
     "bank": BANK,
 }
-_SPLIT_PATTERN = re.compile(rf"(?:captions_)?({'|'.join(_SPLIT_NAMES)})(?![a-z])")
+# What stands before the split in the names of public data sets.
+_PREFIXES = (
+    "captions_",
+    "instances_",
+    "zhiyuan_objv2_",
+    "(?:v2_)?OpenEnded_mscoco_",
+    "(?:coco|flickr30k|ade20k|open_images)_",
+    "TextOCR_[0-9.]+_",
+    "oidv6-",
+)
+_SPLIT_PATTERN = re.compile(
+    rf"(?:{'|'.join(_PREFIXES)})?({'|'.join(_SPLIT_NAMES)})(?![a-z])"
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """What every reader yields: text and pictures in order, and where they come from.
 
 A *pair* is one text and then one picture; whatever else is a document of its own
-(interleaved, text alone, pictures alone). Captions are data: nothing in them is parsed.
+(interleaved, text alone, pictures alone), but for a picture that is there for a task
+alone (a question's). Captions are data: nothing in them is parsed.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ class Row:
       columns: All other columns.
       group: Rows of one group stay in one split (captions of one picture); empty for
         a row by itself.
+      is_for_tasks: One picture without a caption, whose columns say what is asked of
+        it: tasks see it, pretraining does not.
     """
 
     id: str
@@ -73,6 +76,7 @@ class Row:
     parts: tuple[Part, ...]
     columns: dict[str, Any] = dataclasses.field(default_factory=dict)
     group: str = ""
+    is_for_tasks: bool = False
 
     @property
     def path(self) -> pathlib.Path:
@@ -82,7 +86,7 @@ class Row:
     @property
     def place(self) -> str:
         """What a person would look for: of a pair the picture, else the row."""
-        return self.picture.name if self.is_pair else str(self.path)
+        return self.picture.name if self.has_tasks else str(self.path)
 
     @property
     def text(self) -> str:
@@ -110,6 +114,11 @@ class Row:
         """Whether it is one text and then one picture."""
         kinds = [isinstance(part, str) for part in self.parts]
         return kinds == [True, False]
+
+    @property
+    def has_tasks(self) -> bool:
+        """Whether tasks can be made of it."""
+        return self.is_pair or self.is_for_tasks
 
     @property
     def source(self) -> str:

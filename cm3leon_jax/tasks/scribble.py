@@ -1,0 +1,51 @@
+"""Drawing from a child's scribble (scribble-to-image, 500k examples).
+
+`Make high quality image from children's scribbles <break> {control} <break> {caption} <break>
+{image}`. The strokes are read, or else drawn here (`lines.scribble`).
+
+Source: CM3Leon, arXiv:2309.02591, Table 5; pairs as ControlNet's users keep them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cm3leon_jax.documents.example import Example, Part
+from cm3leon_jax.tasks import control, lines
+from cm3leon_jax.tasks.row import TaskRow
+
+NAME = "scribble"
+READERS = ("imagefolder", "controlnet")
+NUM_EXAMPLES = 500_000
+METRIC = "pictures"
+OTHERS = (NAME,)
+TEMPLATE = "Make high quality image from children's scribbles"
+TEXTS = (TEMPLATE,)
+
+
+def examples(
+    row: TaskRow, rng: np.random.Generator, *, caption_share: float = 1.0
+) -> list[Example]:
+    """One example a row.
+
+    Args:
+      row: The picture and its caption.
+      rng: Decides whether the caption is given.
+      caption_share: Chance of the caption.
+    """
+    drawn = row.others.get(NAME)
+    if drawn is None:
+        drawn = lines.scribble(row.picture)
+    return control.examples(
+        row,
+        rng,
+        name=NAME,
+        opening=TEMPLATE,
+        control=drawn,
+        caption_share=caption_share,
+    )
+
+
+def prompt(drawn: np.ndarray, caption: str = "") -> tuple[Part, ...]:
+    """What comes before the picture that is to be drawn."""
+    return control.prompt(TEMPLATE, drawn, caption)
