@@ -88,7 +88,7 @@ def described(
         raise ValueError(f"{name}: num_templates must be at least 1")
     if not text:
         return []
-    template = templates[rng.integers(len(templates))]
+    template = templates[int(rng.integers(len(templates)))]
     target = Target(f" {text}")
     parts = (template, target) if template else (target,)
     if image_first_share and rng.random() < image_first_share:

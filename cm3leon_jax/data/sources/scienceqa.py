@@ -62,8 +62,7 @@ def _row(
     if not clean(problem["question"]):
         raise RefusedError(Reason.EMPTY_QUESTION, "the question is empty")
     choices, answer = problem.get("choices"), problem.get("answer")
-    is_choice = isinstance(choices, list) and isinstance(answer, int)
-    if not is_choice or not 0 <= answer < len(choices):
+    if not isinstance(choices, list) or answer not in range(len(choices)):
         raise RefusedError(Reason.NO_ANSWER, f"{answer!r} is no place of the choices")
     if not problem.get("image"):
         raise RefusedError(Reason.NO_PICTURE, "a question without a picture")
