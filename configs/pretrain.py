@@ -58,6 +58,13 @@ def get_config(arg=None):
     config.job = "train"
     config.shards = ""  # folder of the sets
     config.sets = dict(pairs=1.0)  # set in the folder -> weight in the mixture
+    config.mixture = dict(
+        # Smallest and largest number of times that an epoch of the mixture shows a
+        # document: (0.3, 3.0) in the paper's tuning. Empty: weights as they are.
+        limits=(),
+        shares="",  # of all documents, fixed: "pairs=0.1"
+        folders="",  # of sets that lie elsewhere: "coco=gs://bucket/coco/coco"
+    )
     config.neighbor_sets = ("pairs",)  # whose documents get retrieved ones in front
     config.init_from = ""  # folder of a run whose weights to start from
     config.seed = 0

@@ -94,3 +94,35 @@ def paired_p_value(differences: np.ndarray) -> float:
         return 0.0 if len(differences) and differences.mean() > 0 else 1.0
     statistic = differences.mean() / (spread / math.sqrt(len(differences)))
     return 0.5 * math.erfc(statistic / math.sqrt(2))
+
+
+# Two-sided 95 % quantiles of Student's t by degrees of freedom, from 1.
+_STUDENT_95 = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+_NORMAL_95 = 1.96
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Returns the mean of repeated runs, and half of its 95 % interval, by Student's t.
+
+    values [1 2 3]    mean 2, half 4.303 * 1 / sqrt(3) = 2.48
+
+    Args:
+      values: One a run, with its own seed; of a single one the half is nan.
+
+    Raises:
+      ValueError: If there is none.
+    """
+    count = len(values)
+    if not count:
+        raise ValueError("no run to take the mean of")
+    mean = float(np.mean(values))
+    if count == 1:
+        return mean, math.nan
+    degrees = count - 1
+    few = degrees <= len(_STUDENT_95)
+    quantile = _STUDENT_95[degrees - 1] if few else _NORMAL_95
+    return mean, quantile * float(np.std(values, ddof=1)) / math.sqrt(count)

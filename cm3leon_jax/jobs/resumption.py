@@ -39,7 +39,8 @@ _FORMER = {
         "spike_factor": 0.0,
         "spike_after": 100,
         "max_in_a_row": 10,
-    }
+    },
+    "mixture": {"limits": [], "shares": "", "folders": ""},
 }
 _PACKAGES = ("cm3leon-jax", "jax", "jaxlib", "flax", "optax")
 DATA = "data"

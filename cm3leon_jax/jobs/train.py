@@ -23,7 +23,7 @@ import optax
 from cm3leon_jax import sharding, storage
 from cm3leon_jax.data import pipeline, shards, streams
 from cm3leon_jax.documents import cm3, packing
-from cm3leon_jax.jobs import folder, preview, recipe, resumption
+from cm3leon_jax.jobs import folder, mixing, preview, recipe, resumption
 from cm3leon_jax.models import kernels, transformer
 from cm3leon_jax.train import (
     checkpoint,
@@ -77,6 +77,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 def _train(config: ml_collections.ConfigDict, workdir: str) -> None:
     parts = _resolve(config)
+    if hosts.is_first():
+        mixing.announce(config, parts.loader, workdir)
     batches = _batches(config, parts, workdir)
     evaluate, writer = _Evaluation(config, parts), _writer(config, parts, workdir)
     draw = _preview(config, parts, workdir, writer)
@@ -140,7 +142,7 @@ def _batches(
 ) -> resumption.Batches:
     """This host's batches, which know what they belong to."""
     loaded = pipeline.load(
-        _specs(config, "train"),
+        mixing.specs(config, "train"),
         parts.loader,
         info=parts.info,
         host_index=jax.process_index(),
@@ -210,7 +212,9 @@ def _resolve(config: ml_collections.ConfigDict) -> _Parts:
             f" saved and evaluated: loop.eval_every={config.loop.eval_every} must be a"
             f" multiple of loop.save_every={config.loop.save_every}"
         )
-    sources = [shards.open(spec.folder, spec.split) for spec in _specs(config, "train")]
+    sources = [
+        shards.open(spec.folder, spec.split) for spec in mixing.specs(config, "train")
+    ]
     info = sources[0].info
     platform = jax.default_backend()
     model = recipe.model(config, info.vocab, is_cpu=platform == "cpu")
@@ -240,16 +244,6 @@ def _loader(config: ml_collections.ConfigDict, **changes: Any) -> streams.Loader
     fields["cm3"] = cm3.CM3Config(**fields["cm3"])
     fields["weights"] = packing.LossWeights(**fields["weights"])
     return streams.LoaderConfig(**(fields | changes))
-
-
-def _specs(config: ml_collections.ConfigDict, split: str) -> list[pipeline.SetSpec]:
-    """The sets of the mixture that have weight."""
-    root = pathlib.Path(config.shards)
-    return [
-        pipeline.SetSpec(str(root / name), split, weight, name in config.neighbor_sets)
-        for name, weight in config.sets.items()
-        if weight
-    ]
 
 
 def _start(

@@ -35,3 +35,13 @@ def test_paired_p_value_is_even_for_chance_and_small_for_an_effect():
     assert np.mean(np.array(values) < 0.05) == pytest.approx(0.05, abs=0.03)
     assert chance.paired_p_value(rng.normal(0.5, 1.0, 200)) < 1e-6
     assert chance.paired_p_value(np.zeros(10)) == 1.0
+
+
+def test_interval_is_students_and_of_one_run_unknown():
+    mean, half = chance.interval([1.0, 2.0, 3.0])
+    assert mean == 2.0 and half == pytest.approx(4.303 / 3**0.5)
+    assert np.isnan(chance.interval([1.0])[1])
+    many = np.random.default_rng(0).normal(size=400)
+    assert chance.interval(many)[1] == pytest.approx(1.96 / 20, rel=0.1)
+    with pytest.raises(ValueError, match="no run"):
+        chance.interval([])

@@ -1,0 +1,138 @@
+"""What a mixture will show, before anything is trained: a look at some of its documents.
+
+A mistake in a template is a mistake in every example; seen here, it costs a minute.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from cm3leon_jax.data.mixture import BLOCK, InOrder, Mixture
+from cm3leon_jax.data.record import Record
+from cm3leon_jax.data.shards import Source
+from cm3leon_jax.data.streams import Documents, LoaderConfig
+from cm3leon_jax.documents import cm3
+from cm3leon_jax.vocab import Vocab
+
+SAMPLE = 64  # documents of a set that are looked at
+
+
+@dataclasses.dataclass(frozen=True)
+class SetSurvey:
+    """One set as training will see it.
+
+    Attributes:
+      name: Of the set.
+      examples: Documents that it has.
+      weight: In the mixture.
+      share: Of the documents of the mixture, as they are drawn.
+      seen: Documents of it that the run will see, about.
+      mean_length: Tokens of a document with what stands before it, about.
+      target_share: Of the documents looked at, those with a target.
+      asked_share: Those whose target is masked whole and alone, or comes last, after
+        all that it depends on: trained the way that it is asked for.
+      sample: One document, or None if those looked at are damaged.
+    """
+
+    name: str
+    examples: int
+    weight: float
+    share: float
+    seen: float
+    mean_length: float
+    target_share: float
+    asked_share: float
+    sample: Record | None
+
+    @property
+    def epochs(self) -> float:
+        """How often each of its documents will be seen."""
+        return self.seen / self.examples
+
+
+def survey(
+    sources: Sequence[Source],
+    weights: Sequence[float],
+    config: LoaderConfig,
+    *,
+    with_neighbors: Sequence[bool],
+    num_tokens: float,
+) -> list[SetSurvey]:
+    """Looks at some documents of every set.
+
+    Args:
+      sources: The sets.
+      weights: Of each, in the mixture.
+      config: How documents become batches.
+      with_neighbors: Of each, whether retrieved documents stand before its own.
+      num_tokens: Of the whole run; rows count as full.
+
+    Raises:
+      ValueError: As `Mixture`.
+    """
+    mixture = Mixture([len(one) for one in sources], weights, config.seed)
+    shares = [count / BLOCK for count in mixture.counts]
+    looks = [
+        _look(source, config, has)
+        for source, has in zip(sources, with_neighbors, strict=True)
+    ]
+    mean = sum(share * look[0] for share, look in zip(shares, looks, strict=True))
+    documents = num_tokens / max(1.0, mean)
+    return [
+        SetSurvey(
+            name=source.name,
+            examples=len(source),
+            weight=weight,
+            share=share,
+            seen=share * documents,
+            mean_length=length,
+            target_share=with_target,
+            asked_share=asked,
+            sample=sample,
+        )
+        for source, weight, share, (length, with_target, asked, sample) in zip(
+            sources, weights, shares, looks, strict=True
+        )
+    ]
+
+
+def _look(
+    source: Source, config: LoaderConfig, with_neighbors: bool
+) -> tuple[float, float, float, Record | None]:
+    """Mean length, shares with a target and asked for it, and the first record."""
+    vocab = source.info.vocab
+    documents = Documents([source], InOrder(), config, vocab, [with_neighbors])
+    count = min(SAMPLE, len(source))
+    numbers = np.linspace(0, len(source) - 1, count).astype(int).tolist()
+    lengths, has_target, asked, first = [], [], [], None
+    for number, record in zip(numbers, documents.read(numbers), strict=True):
+        rng = documents.rng(2, number)
+        made = documents.sequence(record, rng)
+        if made is None or record is None:
+            continue
+        first = first or record
+        ids, _, targets = made
+        lengths.append(len(ids) - 1)
+        has_target.append(len(targets) > 0)
+        if len(targets):
+            spans = cm3.draw_spans(ids, rng, config.cm3, vocab, targets=targets)
+            asked.append(_is_asked(ids, spans, targets, vocab))
+    if not lengths:
+        return 1.0, 0.0, 0.0, None
+    share = sum(asked) / len(asked) if asked else 0.0
+    return float(np.mean(lengths)), float(np.mean(has_target)), share, first
+
+
+def _is_asked(
+    ids: np.ndarray, spans: np.ndarray, targets: np.ndarray, vocab: Vocab
+) -> bool:
+    """Whether the target is what is masked, or all that it depends on is before it."""
+    start, end = targets[0]
+    if len(spans) == len(targets) and np.array_equal(spans, targets):
+        return True
+    is_last = not vocab.is_image(ids[end:]).any()
+    is_whole = not any(lo < end and hi > start for lo, hi in spans)
+    return bool(is_last and is_whole)
