@@ -5,7 +5,8 @@
     done.json             every number
 
 On the built-in scenes a judge decides (`evals.scenes`); on a person's own pictures see
-`evals.pictures`. A part that is done is not run again.
+`evals.pictures`; a config with a section `benchmark` measures as papers do, see
+`jobs/benchmark.py`. A part that is done is not run again.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from cm3leon_jax.documents.document import Document, Modality
 from cm3leon_jax.evals import bench as benches
 from cm3leon_jax.evals import perplexity, scenes
 from cm3leon_jax.evals import pictures as picture_evals
-from cm3leon_jax.jobs import folder
+from cm3leon_jax.jobs import benchmark, folder
 from cm3leon_jax.reports import samples as reports
 from cm3leon_jax.scenes.world import WorldConfig
 from cm3leon_jax.train import step
@@ -49,6 +50,9 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
       FileNotFoundError: If model, shards or pictures are missing.
       ValueError: If there are too few held-out pictures to measure.
     """
+    if "benchmark" in config:
+        benchmark.run(config, workdir)
+        return
     if not folder.start(config, workdir):
         return
     root = pathlib.Path(workdir)

@@ -1,0 +1,159 @@
+"""Drawn pictures as a crowd beside real ones: every number that needs features.
+
+With Inception's weights the Frechet distance is the FID. Without, a bi-encoder stands in,
+and the number's name says so: `frechet_clip`. It must not be the one that picked the best
+drawing of several, which would measure its own taste.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import jax
+import numpy as np
+
+from cm3leon_jax.convert import inception as weights
+from cm3leon_jax.evals import distances
+from cm3leon_jax.evals.distances import Statistics
+from cm3leon_jax.models import inception
+
+BATCH = 64  # pictures that a network is given at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """What turns pictures into features.
+
+    Attributes:
+      name: `fid` of Inception, `frechet_...` of anything else: of the distance.
+      encode: From uint8[n, Y, X, 3] to float[n, E], and to probabilities of classes
+        float[n, K] or None.
+    """
+
+    name: str
+    encode: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """Features of some pictures, float32[N, E], and probabilities [N, K] or None."""
+
+    features_NE: np.ndarray
+    probabilities_NK: np.ndarray | None
+
+
+def from_inception(path: str | os.PathLike[str]) -> Encoder:
+    """Returns the FID's encoder with the weights of a file."""
+    model = weights.read(path)
+
+    @jax.jit
+    def run(net: inception.Inception, pictures: jax.Array):
+        features, logits = net(inception.prepare(pictures))
+        return features, jax.nn.softmax(logits)
+
+    def encode(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        features, probabilities = run(model, pictures)
+        return np.asarray(features), np.asarray(probabilities)
+
+    return Encoder("fid", encode)
+
+
+def from_vectors(
+    embed_pictures: Callable[[np.ndarray], np.ndarray], name: str
+) -> Encoder:
+    """Returns an encoder of a bi-encoder's unit vectors; never called FID."""
+    return Encoder(f"frechet_{name}", lambda shown: (embed_pictures(shown), None))
+
+
+def features(pictures: Iterable[np.ndarray], encoder: Encoder) -> Features:
+    """Encodes pictures uint8[Y, X, 3] of one size, some at a time.
+
+    Raises:
+      ValueError: If there is none.
+    """
+    parts = [encoder.encode(batch) for batch in _batches(pictures)]
+    if not parts:
+        raise ValueError("no pictures to measure; is the folder empty?")
+    classes = [part for _, part in parts if part is not None]
+    return Features(
+        np.concatenate([part for part, _ in parts]),
+        np.concatenate(classes) if classes else None,
+    )
+
+
+def evaluate(
+    drawn: Features, real: Features | Statistics, name: str, *, seed: int = 0
+) -> dict[str, float]:
+    """Returns the Frechet distance under its name, and KID and Inception score if known.
+
+    Args:
+      drawn: Of the drawn pictures.
+      real: Of the real ones; KID needs them one by one.
+      name: `Encoder.name`.
+      seed: Of KID's subsets.
+    """
+    is_whole = isinstance(real, Features)
+    theirs = distances.statistics(real.features_NE) if is_whole else real
+    ours = distances.statistics(drawn.features_NE)
+    found = {name: distances.frechet(ours, theirs)}
+    suffix = "" if name == "fid" else f"_{name.removeprefix('frechet_')}"
+    if is_whole:
+        mean, spread = distances.kernel(drawn.features_NE, real.features_NE, seed=seed)
+        found |= {f"kid{suffix}": mean, f"kid{suffix}_std": spread}
+    if drawn.probabilities_NK is not None:
+        order = np.random.default_rng(seed).permutation(len(drawn.probabilities_NK))
+        mean, spread = distances.inception_score(drawn.probabilities_NK[order])
+        found |= {"inception_score": mean, "inception_score_std": spread}
+    return found
+
+
+def with_texts(
+    drawn_NE: np.ndarray, real_NE: np.ndarray | None, text_NE: np.ndarray, name: str
+) -> dict[str, float]:
+    """Returns CLIP score and CMMD of a bi-encoder's unit vectors, its name behind.
+
+    Args:
+      drawn_NE: float[N, E], of drawn pictures.
+      real_NE: float[M, E], of real ones, or None.
+      text_NE: float[N, E], of the captions.
+      name: Of the bi-encoder; CLIP's own needs none.
+    """
+    suffix = f"_{name}" if name else ""
+    found = {f"clip_score{suffix}": distances.clip_score(drawn_NE, text_NE)}
+    if real_NE is not None:
+        found[f"cmmd{suffix}"] = distances.cmmd(real_NE, drawn_NE)
+    return found
+
+
+def check_judge(num_samples: int, reranker: str, judge: str) -> None:
+    """Refuses a judge that picked the drawings itself.
+
+    Raises:
+      ValueError: If the best of several was picked by the very encoder that judges.
+    """
+    if num_samples > 1 and reranker == judge:
+        raise ValueError(
+            f"the bi-encoder that picked the best of {num_samples} drawings may not"
+            " judge them; give Inception's weights or another judge"
+        )
+
+
+def _batches(pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    batch: list[np.ndarray] = []
+    for picture in pictures:
+        batch.append(picture)
+        if len(batch) == BATCH:
+            yield np.stack(batch)
+            batch = []
+    if batch:
+        yield np.stack(batch)
+
+
+def counts(values: Sequence[str]) -> dict[str, float]:
+    """Returns the share of each value: of what data show, or drawn pictures."""
+    found: dict[str, float] = {}
+    for value in values:
+        found[value] = found.get(value, 0.0) + 1 / len(values)
+    return dict(sorted(found.items()))
