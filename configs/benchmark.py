@@ -6,6 +6,7 @@ front (0, 1, 2 there). The others are Table 2, of the instruction-tuned model wi
 examples in context (`examples=4` puts four in front), and two data sets of its tuning.
 Where the paper does not give a setting it is ours: guidance, top-p, decoding of text.
 
+VisDial ranks 100 candidates a question by likelihood and has no other settings.
 Splits of the paper: COCO test (Karpathy), VQA2 and VizWiz test-dev (`answers.json` is for
 their servers; `split=validation` scores here), OKVQA validation, Image Paragraph test.
 
@@ -20,6 +21,7 @@ Usage:
     cm3leon --config configs/benchmark.py:paragraph ...
     cm3leon --config configs/benchmark.py:vizwiz ...
     cm3leon --config configs/benchmark.py:okvqa ...
+    cm3leon --config configs/benchmark.py:visdial ...
     cm3leon --config configs/benchmark.py:scienceqa ...
 """
 
@@ -37,6 +39,7 @@ _ROWS = {
     "vqa2": ("vqa2", "vqa", "test", 16, {"vqa_accuracy": 0.476}),
     "vizwiz": ("vizwiz", "vizwiz", "test", 16, {"vqa_accuracy": 0.376}),
     "okvqa": ("okvqa", "vqa", "validation", 16, {"vqa_accuracy": 0.238}),
+    "visdial": ("visdial", "auto", "validation", 0, {"ndcg": 0.226}),
     "scienceqa": ("scienceqa", "scienceqa", "test", 256, {}),
 }
 _FID_OF_7B = {0: 10.82, 1: 5.78, 2: 4.88}  # by retrieved documents, Table 1
@@ -70,7 +73,7 @@ def get_config(arg=None):
         max_text=max_text,  # ids that are written
         seed=0,
         sampling=_sampling(is_drawing),
-        cases_per_part=64 if is_drawing else 512,
+        cases_per_part=64 if is_drawing or task == "visdial" else 512,
         # A column of the data (subject), or field of a question (answer_type), by whose
         # values the numbers are given too; empty for none.
         group="",

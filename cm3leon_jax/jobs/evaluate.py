@@ -31,7 +31,7 @@ from cm3leon_jax.documents.document import Document, Modality
 from cm3leon_jax.evals import bench as benches
 from cm3leon_jax.evals import perplexity, scenes
 from cm3leon_jax.evals import pictures as picture_evals
-from cm3leon_jax.jobs import benchmark, folder
+from cm3leon_jax.jobs import benchmark, folder, visdial
 from cm3leon_jax.reports import samples as reports
 from cm3leon_jax.scenes.world import WorldConfig
 from cm3leon_jax.train import step
@@ -51,7 +51,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
       ValueError: If there are too few held-out pictures to measure.
     """
     if "benchmark" in config:
-        benchmark.run(config, workdir)
+        is_dialog = config.benchmark.task == visdial.NAME
+        (visdial if is_dialog else benchmark).run(config, workdir)
         return
     if not folder.start(config, workdir):
         return
