@@ -187,6 +187,7 @@ def loader():
         cm3=dict(
             target_mask_prob=0.0,
             rectangle_prob=0.0,
+            rule="",  # a file of cm3leon_jax/documents/rules in place of what follows
             rotation_prob=0.0,
             span_rate=1.0,  # mean of the Poisson number of spans
             min_spans=0,

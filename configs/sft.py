@@ -4,7 +4,7 @@ The same job and step as pretraining, on a mixture of tasks, from pretrained wei
 `quick`, `full`, `debug` and `pictures` as in `configs/pretrain.py`. `paper` mixes the
 eighteen tasks of its Table 5 alike, with its limits on how often an example is seen, and
 a tenth of pretraining documents; each task's shards are a run of `configs/shards.py`, in
-the folder that `mixture.folders` names.
+the folder that `mixture.folders` names. `task` adds sets of further tasks, joined by `+`.
 
 Usage:
     cm3leon --config configs/sft.py:7b --workdir gs://bucket/sft \
@@ -12,6 +12,7 @@ Usage:
     cm3leon --config configs/sft.py:7b,paper --workdir gs://bucket/sft \
         --config.shards=gs://bucket/shards --config.init_from=gs://bucket/run \
         --config.mixture.folders=coco=gs://bucket/coco/coco,vqa2=gs://bucket/vqa2/vqa2
+    cm3leon --config configs/sft.py:7b,task=vqa2 ...
     cm3leon --config configs/sft.py:quick --workdir runs/quickstart/sft \
         --config.shards=runs/quickstart/retrieve \
         --config.init_from=runs/quickstart/pretrain
@@ -44,15 +45,18 @@ PAPER_TASKS = (  # Table 5, in its order; each a file in cm3leon_jax/tasks
 
 
 def get_config(arg=None):
-    names = dict(quick=False, full=False, debug=False, pictures=False, paper=False)
-    chosen = common.parse_arg(arg, variants=("350m", "760m", "7b"), **names)
-    words = [word for word in (arg or "").split(",") if word.split("=")[0] != "paper"]
+    names = dict(quick=False, full=False, debug=False, pictures=False)
+    own = dict(paper=False, task="")  # pretraining knows neither
+    chosen = common.parse_arg(arg, variants=("350m", "760m", "7b"), **names, **own)
+    words = [word for word in (arg or "").split(",") if word.split("=")[0] not in own]
     config = pretrain.get_config(",".join(words))
     config.sets = sets(chosen["pictures"])
     if chosen["paper"]:
         config.sets = dict(pairs=1.0, **dict.fromkeys(PAPER_TASKS, 1.0))
         # Section 4, appendix E.1; that share of pretraining is ours, the paper has none.
         config.mixture.update(limits=(0.3, 3.0), shares="pairs=0.1")
+    for name in filter(None, chosen["task"].split("+")):
+        config.sets[name] = 1.0
     config.optimizer.update(peak_lr=5e-5, warmup_steps=150)  # Table 4
     if not (chosen["quick"] or chosen["full"] or chosen["debug"]):
         config.loader.batch_size = _BATCH_TOKENS // config.loader.max_length

@@ -1,8 +1,9 @@
 """Pictures and text -> tokenised documents with their vectors, in shards.
 
 A set of documents for pretraining (`pairs`) and one for each task. `pictures`: the
-folder has captions alone, so captioning is the only task. `beam`: as an Apache Beam
-pipeline instead of by the hosts of a pod.
+folder has captions alone, so captioning is the only task. `task`: that file of
+cm3leon_jax/tasks instead, or several with `+`, for a public data set that is read for it.
+`beam`: as an Apache Beam pipeline instead of by the hosts of a pod.
 
 The folder may hold an imagefolder, pictures with a .txt beside each, tar shards of
 img2dataset, parquet with picture bytes, COCO captions, JSONL of interleaved documents,
@@ -17,6 +18,8 @@ Usage:
     cm3leon --config configs/shards.py:pictures --workdir /mnt/laion/shards \
         --config.pictures.folder=/mnt/laion/tars --config.vectors=/mnt/laion/clip \
         --config.source.licences="('CC0','CC-BY')" --config.source.source=laion ...
+    cm3leon --config configs/shards.py:task=vqa2 --workdir runs/vqa2 \
+        --config.pictures.folder=/data/vqa2 --config.source.reader=vqa ...
     cm3leon --config configs/shards.py:beam --config.beam.runner=FlinkRunner \
         --config.beam.options="('--flink_master=host:8081',)" ...
 """
@@ -28,7 +31,7 @@ from configs import common
 
 def get_config(arg=None):
     arg = common.parse_arg(
-        arg, quick=False, full=False, debug=False, pictures=False, beam=False
+        arg, quick=False, full=False, debug=False, pictures=False, beam=False, task=""
     )
     small = arg["quick"] or arg["debug"] or arg["full"]
     config = ml_collections.ConfigDict()
@@ -53,6 +56,8 @@ def get_config(arg=None):
         pair_long_share=0.15 if small and not arg["pictures"] else 0.0,
         seed=0,
     )
+    if arg["task"]:
+        config.tokenise.tasks = {name: {} for name in arg["task"].split("+")}
     config.rows_per_shard = 2_048
     config.num_threads = 2 if small else 16  # decoding pictures
     if arg["beam"]:

@@ -229,6 +229,14 @@ def one_pass(
         yield packing.lay_out(part, config.max_length)
 
 
+def _described(config: LoaderConfig) -> dict[str, Any]:
+    """The config's values, as loaders before a field knew them where it is off."""
+    values = dataclasses.asdict(config)
+    if not config.cm3.rule:
+        del values["cm3"]["rule"]
+    return values
+
+
 def _fingerprint(
     specs: Sequence[SetSpec], sources: Sequence[Source], config: LoaderConfig
 ) -> str:
@@ -245,7 +253,7 @@ def _fingerprint(
             for spec, source in zip(specs, sources, strict=True)
         ],
         "info": [source.info.to_json() for source in sources],
-        "config": dataclasses.asdict(config),
+        "config": _described(config),
     }
     text = json.dumps(described, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

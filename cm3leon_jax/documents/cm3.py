@@ -19,9 +19,12 @@ masked (there, only `<break>` does); spans stay out of the part of a row that is
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import pkgutil
 
 import numpy as np
 
+from cm3leon_jax.documents import rules
 from cm3leon_jax.vocab import Vocab
 
 TOKENS_PER_SPAN = 3  # what a span adds: its sentinel twice and its end mark
@@ -38,6 +41,8 @@ class CM3Config:
         what a task asks for is trained the way it is asked for.
       rectangle_prob: Chance that a rectangle of codes of one picture is masked, one
         span a row of codes.
+      rule: A file of `documents/rules/` that draws the spans in all cases but the two
+        above; empty for those below.
       rotation_prob: Chance that whole segments are masked (a caption or a picture
         rotates to the end).
       span_rate: Mean of the Poisson number of spans in all other cases.
@@ -46,11 +51,12 @@ class CM3Config:
       max_spans: The number is lowered to this.
 
     Raises:
-      ValueError: If a probability or a number is out of range.
+      ValueError: If a probability or a number is out of range, or the rule is unknown.
     """
 
     target_mask_prob: float = 0.0
     rectangle_prob: float = 0.0
+    rule: str = ""
     rotation_prob: float = 0.0
     span_rate: float = 1.0
     min_spans: int = 0
@@ -64,6 +70,9 @@ class CM3Config:
             raise ValueError(
                 f"cm3 needs span_rate >= 0 and 0 <= min_spans <= max_spans, got {self}"
             )
+        known = [one.name for one in pkgutil.iter_modules(rules.__path__)]
+        if self.rule and self.rule not in known:
+            raise ValueError(f"cm3.rule={self.rule!r} is unknown; known: {known}")
 
 
 def draw_spans(
@@ -99,6 +108,9 @@ def draw_spans(
         rectangle_S2 = _draw_rectangle(ids, rng, vocab)
         if len(rectangle_S2):
             return _ordered(rectangle_S2, vocab)
+    if config.rule:
+        rule = importlib.import_module(f"{rules.__name__}.{config.rule}")
+        return _ordered(np.asarray(rule.draw(ids, rng, vocab)).reshape(-1, 2), vocab)
     number = int(rng.poisson(config.span_rate))
     number = min(max(number, config.min_spans), config.max_spans)
     if config.rotation_prob and rng.random() < config.rotation_prob:

@@ -32,7 +32,7 @@ _LOGGER = logging.getLogger(__name__)
 _CONFIG = "config.json"
 _CHANGES = "changes.jsonl"
 _FREE = ("watch", "resume", "saving")
-# What programs did that had no such section; folders of theirs are gone on with.
+# What programs did that had no such field; folders of theirs are gone on with.
 _FORMER = {
     "guard": {
         "action": "none",
@@ -41,6 +41,7 @@ _FORMER = {
         "max_in_a_row": 10,
     },
     "mixture": {"limits": [], "shares": "", "folders": ""},
+    "loader": {"cm3": {"rule": ""}},
 }
 _PACKAGES = ("cm3leon-jax", "jax", "jaxlib", "flax", "optax")
 DATA = "data"
@@ -59,13 +60,21 @@ def start(config: ml_collections.ConfigDict, workdir: str) -> bool:
     if path.exists():
         found = storage.read_json(path)
         resolved = folder.resolved(config)
-        changes = folder.compare(_FORMER | found, resolved)
+        changes = folder.compare(_filled(found, _FORMER), resolved)
         is_complete = folder.summary(workdir) is not None
         allowed = _FREE if is_complete else (*_FREE, *names(config))
         if found != resolved and all(_is_allowed(line, allowed) for line in changes):
             storage.write_json(path, resolved)
             _note(workdir, changes)
     return folder.start(config, workdir)
+
+
+def _filled(found: Any, former: Any) -> Any:
+    """A config with what it lacks of a former one, section by section."""
+    if not isinstance(found, dict) or not isinstance(former, dict):
+        return found
+    whole = former | found
+    return {key: _filled(value, former.get(key)) for key, value in whole.items()}
 
 
 def names(config: ml_collections.ConfigDict) -> tuple[str, ...]:
