@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,13 +42,9 @@ class Lists:
         if not files or not files[0].exists():
             raise FileNotFoundError(f"no neighbour lists in {path} (*.jsonl)")
         self._numbers = numbers
-        self._lists: dict[str, Mapping[str, Any]] = {}
-        for file in files:
-            with file.open(encoding="utf-8") as lines:
-                for number, line in enumerate(lines, start=1):
-                    if line.strip():
-                        record = _parsed(line, f"{file}, line {number}")
-                        self._lists[record["id"]] = record
+        self._lists: dict[str, Mapping[str, Any]] = {
+            record["id"]: record for file in files for record in _read(file)
+        }
 
     def find(self, ids: Sequence[str]) -> tuple[Neighbors, int]:
         """Returns the neighbours of documents, and how many ids the bank lacks.
@@ -64,19 +60,36 @@ class Lists:
         )
         num_unknown = 0
         for row, name in enumerate(ids):
-            record = self._lists.get(name)
-            if record is None:
-                continue
-            known = [one for one in record["neighbors"] if one in self._numbers]
-            num_unknown += len(record["neighbors"]) - len(known)
-            scores = dict(zip(record["neighbors"], record["scores"], strict=True))
-            flags = dict(zip(record["neighbors"], record["by_image"], strict=True))
-            kept = [one for one in dict.fromkeys(known) if one != name][:MAX_NEIGHBORS]
-            for slot, one in enumerate(kept):
-                found.ids[row, slot] = self._numbers[one]
-                found.scores[row, slot] = scores[one]
-                found.by_image[row, slot] = flags[one]
+            kept, unknown = self._known(name)
+            num_unknown += unknown
+            for slot, values in enumerate(kept[:MAX_NEIGHBORS]):
+                for array, value in zip(found, values, strict=True):
+                    array[row, slot] = value
         return found, num_unknown
+
+    def _known(self, name: str) -> tuple[list[tuple[int, float, bool]], int]:
+        """A document's neighbours that the bank has, and how many it lacks."""
+        record = self._lists.get(name)
+        if record is None:
+            return [], 0
+        columns = (record["neighbors"], record["scores"], record["by_image"])
+        listed = [one for one in zip(*columns, strict=True) if one[0] in self._numbers]
+        # A neighbour that is listed twice keeps its first place and its last numbers.
+        distinct = {one[0]: one for one in listed}
+        kept = [
+            (self._numbers[other], score, by_image)
+            for other, score, by_image in distinct.values()
+            if other != name
+        ]
+        return kept, len(record["neighbors"]) - len(listed)
+
+
+def _read(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """The lines of a file, one after the other."""
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield _parsed(line, f"{path}, line {number}")
 
 
 def _parsed(line: str, where: str) -> dict[str, Any]:

@@ -75,7 +75,8 @@ class Record:
       target: [start, end) in `tokens` of what the task asks for, or None.
       task: Name of the task.
       source: Where it comes from; empty if unknown. Likewise `licence`, `url`.
-      content_hash: SHA-256 of the pictures' pixels as tokenised.
+      content_hash: That of the source ("sha256:..." of its column), else SHA-256 of
+        the pictures' pixels as tokenised.
       text_vector: float16[E], unit, or empty. Likewise `image_vector`.
       query_text_vector: float16[E], the same with a share of the text dropped, or
         empty. Likewise `query_image_vector`.

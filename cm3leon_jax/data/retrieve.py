@@ -127,6 +127,8 @@ def _finish(job: Job, marks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     shards.finish(
         job.root / job.source.name, dataclasses.replace(info, bank=digest), written
     )
+    for path in sorted(job.source.glob("card.*")):  # the same documents: the same card
+        storage.write_bytes(job.root / job.source.name / path.name, path.read_bytes())
     storage.write_json(job.root / joining.BANK, {"format": 1, "splits": list(job.bank)})
     summary: dict[str, Any] = {
         "neighbors_per_document": {

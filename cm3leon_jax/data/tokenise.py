@@ -167,14 +167,24 @@ def _examples(
             licence=row.row.licence,
             url=row.row.url,
         )
-        return {PAIRS: [whole]}
+        return {PAIRS: [_with_hash(whole, row.row.content_hash)]}
     rng = np.random.default_rng((config.seed, zlib.crc32(row.id.encode())))
     made: dict[str, list[Example]] = {PAIRS: []}
     if row.row.is_pair:
         made[PAIRS] = pair.examples(row.task, rng, long_share=config.pair_long_share)
     for name, options in tasks.items():
         made[name] = table.get(name).examples(row.task, rng, **options)
-    return made
+    given = row.row.content_hash
+    return {
+        name: [_with_hash(one, given) for one in some] for name, some in made.items()
+    }
+
+
+def _with_hash(made: Example, given: str) -> Example:
+    """The example with its source's hash, if it shows the one picture of that hash."""
+    if not given or len(made.pictures) != 1:
+        return made
+    return dataclasses.replace(made, content_hash=given)
 
 
 class _Texts:
@@ -226,7 +236,9 @@ class _Codes:
         return [self._codes[self._index[id(one)]] for one in made.pictures]
 
     def content_hash(self, made: Example) -> str:
-        """Of the pictures; of text alone that of the text."""
+        """The source's; else of the pictures as tokenised, or of text alone."""
+        if made.content_hash:
+            return made.content_hash
         hashes = [self._hashes[self._index[id(one)]] for one in made.pictures]
         if len(hashes) == 1:
             return hashes[0]

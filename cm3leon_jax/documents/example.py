@@ -45,6 +45,7 @@ class Example:
         strings and targets are one text segment.
       task: Name of the task, for counting.
       source: Where it comes from; empty if unknown. Likewise `licence` and `url`.
+      content_hash: That its source gives for its one picture; empty if none.
     """
 
     id: str
@@ -53,6 +54,7 @@ class Example:
     source: str = ""
     licence: str = ""
     url: str = ""
+    content_hash: str = ""
 
     @property
     def pictures(self) -> tuple[np.ndarray, ...]:

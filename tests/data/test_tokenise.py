@@ -224,6 +224,23 @@ def test_given_vectors_of_another_space_are_refused(tmp_path):
     np.testing.assert_allclose(made[0].image_vector, [0, -1])
 
 
+def test_the_hash_that_a_source_gives_is_kept_of_its_one_picture(tmp_path):
+    folder = make_folder(tmp_path, count=4)
+    lines = (folder / "metadata.jsonl").read_text().splitlines()
+    given = [{"sha256": "AB" * 32}, {"md5": "0" * 32}, {"sha256": 7}, {}]
+    added = [json.loads(line) | more for line, more in zip(lines, given, strict=True)]
+    text_lines = [json.dumps(row) for row in added]
+    (folder / "metadata.jsonl").write_text("\n".join(text_lines))
+    rows, _ = _load(folder)
+    flags = {"with_tasks": True, "with_query": False}
+    found = tokenise.records(rows, make_tools(), CONFIG, Refusals(), **flags)
+    hashes = [one.content_hash for one in found["pairs"]]
+    assert hashes[:2] == ["sha256:" + "AB" * 32, "md5:" + "0" * 32]
+    assert all(len(own) == 64 for own in hashes[2:])  # ours, of the pixels
+    assert found["caption"][0].content_hash == hashes[0]
+    assert ":" not in found["edit"][0].content_hash  # of two pictures
+
+
 SPELT = "</s> <break> <sentinel:0> <s> <unk> <pad> <0x41> \u2581 <end>"
 
 

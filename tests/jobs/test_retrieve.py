@@ -66,6 +66,8 @@ def _shards(root, sizes=None, has_vectors=True, twin=None):
         for split, some in made.items()
     }
     shards.finish(root / "pairs", INFO, written)
+    storage.write_json(root / "pairs" / "card.json", {"made_by": "a test"})
+    storage.write_bytes(root / "pairs" / "card.md", b"# pairs")
     caption = shards.write_shard(
         root / "caption", "train", 0, _records("train", 3, False)
     )
@@ -136,6 +138,9 @@ def test_the_other_sets_and_the_vocabulary_are_found_beside(tmp_path):
     joined = shards.open(tmp_path / "out" / "pairs", "train")
     shards.check(joined, INFO)
     assert joined.info.bank
+    for name in ("card.json", "card.md"):
+        kept = tmp_path / "out" / "pairs" / name
+        assert kept.read_bytes() == (source / "pairs" / name).read_bytes()
 
 
 def test_an_interrupted_job_goes_on_and_writes_the_same_bytes(tmp_path, monkeypatch):

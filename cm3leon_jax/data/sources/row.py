@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ MAX_CAPTION_CHARS = 20_000  # several rows of text; longer is a mistake in the d
 TEXT_COLUMNS = ("text", "caption", "TEXT", "prompt")
 _LICENCE_COLUMNS = ("licence", "license", "LICENSE")
 _URL_COLUMNS = ("url", "URL")
+_HASH_COLUMNS = ("sha256", "md5", "content_hash")  # img2dataset writes the first two
+_HASH = re.compile(r"(\w{1,16}:)?[0-9a-fA-F]{8,128}")
 
 Part = str | AbstractBlob
 
@@ -134,6 +137,18 @@ class Row:
     def url(self) -> str:
         """The address that it was taken from; empty if unknown."""
         return self.column(*_URL_COLUMNS)
+
+    @property
+    def content_hash(self) -> str:
+        """The hash of its picture's file that its source gives, "sha256:1f..."; or "".
+
+        It is kept, not checked.
+        """
+        for name in _HASH_COLUMNS:
+            value = self.columns.get(name)
+            if isinstance(value, str) and _HASH.fullmatch(value):
+                return value if ":" in value else f"{name}:{value}"
+        return ""
 
     def column(self, *names: str) -> str:
         """The first of these columns that it has, which must be a string; or empty."""
