@@ -17,7 +17,7 @@ import dataclasses
 import logging
 import math
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -104,7 +104,9 @@ class MeshConfig:
     sequence: int = 1
 
 
-def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None):
+def make_mesh(
+    config: MeshConfig, devices: Sequence[Any] | None = None
+) -> jax.sharding.Mesh:
     """Returns the mesh, its axes of the kind that the compiler propagates (Auto).
 
     Args:
@@ -229,6 +231,20 @@ def check_rows(
             )
 
 
+def check_batch(batch_size: int) -> None:
+    """Refuses a batch that this process's devices cannot share out evenly.
+
+    Raises:
+      ValueError: naming the nearest size that they can.
+    """
+    count = jax.local_device_count()
+    if batch_size % count:
+        raise ValueError(
+            f"{batch_size=} must be a multiple of the {count} devices; the nearest is"
+            f" {max(1, round(batch_size / count)) * count}"
+        )
+
+
 def constrain(mesh: jax.sharding.Mesh) -> Constrain:
     """Returns a function that says where an activation of logical axes lies.
 
@@ -329,7 +345,7 @@ class LocalRows:
       num_devices: how many there are.
     """
 
-    def __init__(self, devices: list[jax.Device] | None = None):
+    def __init__(self, devices: Sequence[Any] | None = None):
         """Takes the devices; by default all of this process."""
         devices = devices or jax.local_devices()
         kinds = (jax.sharding.AxisType.Auto,)

@@ -113,7 +113,11 @@ def get_config(arg=None):
         spike_after=100,  # steps until the mean is trusted
         max_in_a_row=10,  # bad steps that "skip" goes on from
     )
-    # These three sections may change between stop and start.
+    # These four sections may change between stop and start.
+    config.prefetch = dict(
+        num_batches=2,  # made ahead; 0: none
+        num_workers=1,  # threads that make one; more for distant disks
+    )
     config.saving = dict(
         best_metric="",  # keeps the best by it too, "validation_perplexity_image_2"
         is_highest_best=False,

@@ -42,6 +42,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     tokenizer = text.TextTokenizer.load(config.tokenizer)
     shape = clip_config(config.model.to_dict(), tokenizer.vocab_size)
     train = contrastive.ContrastiveConfig(**config.train)
+    sharding.check_batch(train.batch_size)
     refusals = Refusals()
     pairs, held_out = (
         _read(config, split, refusals) for split in (splits.TRAIN, splits.VALIDATION)

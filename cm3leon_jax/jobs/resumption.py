@@ -6,7 +6,7 @@
 A change is refused, naming the fields, unless `config.resume.allow_change` names it:
 fields of the config ("optimizer.peak_lr", a section "loader", a pattern "sets.*"), the
 order of the data ("data": shards were added or written again, the batch is another), or
-what the code is ("versions.jax"). Sections that decide nothing but what a person sees
+what the code is ("versions.jax"). Sections that decide no number of the run
 are free.
 """
 
@@ -31,7 +31,7 @@ from cm3leon_jax.train import hosts, loop
 _LOGGER = logging.getLogger(__name__)
 _CONFIG = "config.json"
 _CHANGES = "changes.jsonl"
-_FREE = ("watch", "resume", "saving")
+_FREE = ("watch", "resume", "saving", "prefetch")
 # What programs did that had no such field; folders of theirs are gone on with.
 _FORMER = {
     "guard": {

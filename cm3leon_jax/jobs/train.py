@@ -147,6 +147,8 @@ def _batches(
         info=parts.info,
         host_index=jax.process_index(),
         num_hosts=jax.process_count(),
+        prefetch=config.prefetch.num_batches,
+        num_workers=config.prefetch.num_workers,
     )
     return resumption.Batches(
         iter(loaded),

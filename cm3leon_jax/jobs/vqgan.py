@@ -40,12 +40,14 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
 
     Raises:
       FileNotFoundError: If there are no pictures.
-      ValueError: If there are too few pictures, or the shape is impossible.
+      ValueError: If there are too few pictures, the shape is impossible, or the batch
+        does not divide among the devices.
       FloatingPointError: If a loss is not finite.
     """
     if not folder.start(config, workdir):
         return
     sharding.use_platform(config.num_cpu_devices)
+    sharding.check_batch(config.batch_size)
     root = pathlib.Path(workdir)
     shape = vqgan.VqganConfig(**config.model)
     optimizer = pixels.OptimizerConfig(

@@ -204,11 +204,18 @@ def test_what_a_person_sees_may_change_and_older_folders_go_on(
 ):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     before = storage.read_json(tmp_path / "config.json")
-    for section in ("watch", "resume", "saving", "guard"):  # as before there were such
+    for section in (
+        "watch",
+        "resume",
+        "saving",
+        "guard",
+        "prefetch",
+    ):  # as before there were such
         del before[section]
     storage.write_json(tmp_path / "config.json", before)
     shown = config(folder)
     shown.watch.profile_first_step = 3
+    shown.prefetch.num_workers = 2
     train.run(shown, str(tmp_path))  # complete: nothing to do, nothing refused
     assert not (tmp_path / "changes.jsonl").exists()
     shown.guard.action = "stop"

@@ -63,6 +63,15 @@ def test_sheet_shows_originals_above_reconstructions():
     assert pixels[32, 16, 0] == 255  # the second row holds one picture
 
 
+def test_batches_that_devices_cannot_share_are_refused_before_pictures_are_read(
+    folder, tmp_path
+):
+    config = _config(folder)
+    config.batch_size, config.pictures.folder = 6, "nowhere"
+    with pytest.raises(ValueError, match="multiple of the 8 devices; the nearest is 8"):
+        vqgan.run(config, str(tmp_path / "run"))
+
+
 def test_too_few_pictures_are_refused(folder, tmp_path):
     config = _config(folder)
     config.batch_size = 64
