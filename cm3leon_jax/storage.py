@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import safetensors
@@ -32,14 +32,18 @@ _SETTLE_SECONDS = 0.1
 _LOST_EXIT_CODE = 4  # as of what cannot be written, see `cm3leon_jax.main`
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file so that its name never shows half of it; makes the folder."""
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[IO[bytes]]:
+    """Gives a file to write that takes its name when it is whole; makes the folder.
+
+    What an exception leaves half written is deleted.
+    """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)  # mkstemp's 0600 would hide the file from other users
@@ -47,6 +51,12 @@ def write_bytes(path: Path, data: bytes) -> None:
     finally:
         with contextlib.suppress(FileNotFoundError):  # it was renamed
             os.unlink(name)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file so that its name never shows half of it; makes the folder."""
+    with writing(path) as file:
+        file.write(data)
 
 
 def write_json(path: Path, record: Any) -> None:

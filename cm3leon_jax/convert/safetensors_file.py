@@ -12,18 +12,18 @@ read can be counted.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import os
 import pathlib
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+
+from cm3leon_jax import storage
 
 Path = str | os.PathLike[str]
 
@@ -126,38 +126,27 @@ def write(
       ValueError: If the parts are not what the specs say.
     """
     path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{path.name}.*"):
-        left.unlink(missing_ok=True)  # of a conversion that was interrupted
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        left.unlink(missing_ok=True)  # of a conversion that was killed
     digests = {name: hashlib.sha256() for name in specs}
     missing = {name: spec.num_bytes for name, spec in specs.items()}
     waiting = list(specs)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(_header(specs))
-            for name, array in parts:
-                while waiting and waiting[0] != name and not missing[waiting[0]]:
-                    waiting.pop(0)
-                if not waiting or waiting[0] != name:
-                    raise ValueError(f"{path}: {name!r} was not to be written here")
-                if array.dtype != specs[name].dtype or array.nbytes > missing[name]:
-                    raise ValueError(f"{path}: {name!r} is not {specs[name]}")
-                data = _bytes_of(np.ascontiguousarray(array))
-                file.write(data)
-                digests[name].update(data)
-                missing[name] -= array.nbytes
-            if any(missing.values()):
-                short = [name for name, size in missing.items() if size]
-                raise ValueError(f"{path}: {short[:4]} are not whole")
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(partial, 0o644)  # mkstemp's 0600 would hide the file from others
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(partial)
-        raise
+    with storage.writing(path) as file:
+        file.write(_header(specs))
+        for name, array in parts:
+            while waiting and waiting[0] != name and not missing[waiting[0]]:
+                waiting.pop(0)
+            if not waiting or waiting[0] != name:
+                raise ValueError(f"{path}: {name!r} was not to be written here")
+            if array.dtype != specs[name].dtype or array.nbytes > missing[name]:
+                raise ValueError(f"{path}: {name!r} is not {specs[name]}")
+            data = _bytes_of(np.ascontiguousarray(array))
+            file.write(data)
+            digests[name].update(data)
+            missing[name] -= array.nbytes
+        if any(missing.values()):
+            short = [name for name, size in missing.items() if size]
+            raise ValueError(f"{path}: {short[:4]} are not whole")
     return {name: digest.hexdigest() for name, digest in digests.items()}
 
 
