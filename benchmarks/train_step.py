@@ -155,12 +155,11 @@ def rows(shape):
 def ours(shape, weights):
     """This package's step on one device a core, as the small configs run it."""
     import jax
-    from flax import nnx
 
     from cm3leon_jax import sharding
     from cm3leon_jax import vocab as vocab_lib
     from cm3leon_jax.models import transformer
-    from cm3leon_jax.train import checkpoint, optimizer, state, step
+    from cm3leon_jax.train import checkpoint, optimizer, program, step
 
     layers, width, heads, vocab_size, _, length = SHAPES[shape]
     sharding.use_platform(os.cpu_count())
@@ -179,19 +178,13 @@ def ours(shape, weights):
     vocab = vocab_lib.Vocab(
         text_size=vocab_size - 128, image_size=64, control_size=64, num_sentinels=32
     )
-    shapes = jax.eval_shape(
-        lambda: transformer.Transformer(config, rngs=nnx.Rngs(params=0))
-    )
     update = optimizer.make(
         optimizer.OptimizerConfig(LEARNING_RATE, warmup_steps=0, num_steps=10**6),
-        shapes,
+        program.model_shapes(config),
     )
     mesh = sharding.make_mesh(sharding.MeshConfig(data=-1, fsdp=1))
-    init = lambda key: state.init(config, update, key)
-    places = sharding.shardings(
-        jax.eval_shape(init, jax.random.key(0)), mesh, transformer.LOGICAL_AXES
-    )
-    now = jax.jit(init, out_shardings=places)(jax.random.key(0))
+    made = program.make(config, update, step.StepConfig(), vocab, mesh)
+    now = made.init(jax.random.key(0))
     # The residual branches begin at 0: drawn here, so that the logits need them.
     rng = np.random.default_rng(1)
     drawn = {
@@ -201,12 +194,6 @@ def ours(shape, weights):
     np.savez(weights, **drawn)
     now = now._replace(model=checkpoint.unflatten(drawn, now.model))
     batch = rows(shape)
-    one = jax.jit(
-        step.make(step.StepConfig(), update, vocab, mesh=mesh),
-        in_shardings=(places, sharding.batch_sharding(mesh)),
-        out_shardings=(places, None),
-        donate_argnums=0,
-    )
     forward = jax.jit(lambda model, *args: model.head(model(*args)))
     logits = forward(
         now.model, batch.tokens_BL, batch.positions_BL, batch.segment_ids_BL
@@ -214,7 +201,7 @@ def ours(shape, weights):
 
     def run():
         nonlocal now
-        now, metrics = one(now, sharding.put_batch(batch, mesh))
+        now, metrics = made.step(now, sharding.put_batch(batch, mesh))
         float(metrics["loss"])
 
     return np.asarray(logits), run

@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
     try:
         name = config.job
     except OSError:  # what could not be read says so when it is first asked
-        path = flags.FLAGS["config"].config_filename
+        path = config_flags.get_config_filename(flags.FLAGS["config"])
         sys.exit(_refuse(f"no config file {path}; see the folder configs/"))
     _keep_compiled(_WORKDIR.value)
     job = importlib.import_module(f"cm3leon_jax.jobs.{name}")

@@ -24,6 +24,9 @@ FLOORS = (
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 MAX_LINES = 400
+MAX_FUNCTION_LINES = 60
+MAX_OUTLINE_LINES = 120  # docstring included
+OUTLINES = {"loop", "quickstart"}  # a run from its start to its end, in one place
 SHORT = 8
 FORBIDDEN_NAMES = {"eval", "exec"}
 FORBIDDEN_MODULES = {"pickle", "dill", "marshal", "shelve"}
@@ -91,6 +94,15 @@ def test_what_others_may_use_says_what_it_does(path):
         # A function of few lines inside another one says it by its name.
         is_short = node.end_lineno - node.lineno < SHORT and node.col_offset > 0
         assert is_short or ast.get_docstring(node), f"{_name(path)}:{node.lineno}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=_name)
+def test_functions_fit_a_screen(path):
+    limit = MAX_OUTLINE_LINES if path.stem in OUTLINES else MAX_FUNCTION_LINES
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            lines = node.end_lineno - node.lineno + 1
+            assert lines <= limit, f"{_name(path)}:{node.lineno}: split {node.name}"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=_name)

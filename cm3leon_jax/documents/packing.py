@@ -18,11 +18,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from cm3leon_jax.vocab import Vocab
+
+Array = Any  # np.ndarray on the host, jax.Array on devices: JAX is not known here
 
 
 class Batch(NamedTuple):
@@ -36,11 +38,11 @@ class Batch(NamedTuple):
       positions_BL: int32[B, L], 0-based within the segment; 0 on padding.
     """
 
-    tokens_BL: np.ndarray
-    targets_BL: np.ndarray
-    weights_BL: np.ndarray
-    segment_ids_BL: np.ndarray
-    positions_BL: np.ndarray
+    tokens_BL: Array
+    targets_BL: Array
+    weights_BL: Array
+    segment_ids_BL: Array
+    positions_BL: Array
 
 
 @dataclasses.dataclass(frozen=True)

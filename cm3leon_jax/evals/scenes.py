@@ -27,8 +27,8 @@ from cm3leon_jax.decoding import prompts, rerank
 from cm3leon_jax.decoding.writer import Order
 from cm3leon_jax.evals import chance, descriptions
 from cm3leon_jax.evals.bench import Bench, Case, Outcome, Sample
-from cm3leon_jax.scenes import annotations, drawing, edits, judge, language, scores
-from cm3leon_jax.scenes.world import Scene, WorldConfig
+from cm3leon_jax.scenes import annotations, edits, judge, language, scores
+from cm3leon_jax.scenes.world import Scene
 from cm3leon_jax.tasks import edit, layout, pair, segmentation
 from cm3leon_jax.tasks.row import Box
 
@@ -286,8 +286,3 @@ def _other(cases: Sequence[Case], index: int) -> int:
         if cases[other].scene.emblem.name != name:
             return other
     raise ValueError("all cases show one emblem; draw more rows to measure")
-
-
-def expected_picture(scene: Scene, world: WorldConfig) -> np.ndarray:
-    """The right picture of a scene, uint8[Y, X, 3], to look at beside a sample."""
-    return drawing.draw(scene, world)

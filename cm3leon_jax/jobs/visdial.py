@@ -6,6 +6,7 @@ parts/00003.json   scores of the candidates of some turns, as they are done
 from __future__ import annotations
 
 import pathlib
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -68,13 +69,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         "num_cases": len(scores),
         "ndcg": ranking.ndcg(np.array(scores), np.array(relevance)),
     }
-    settings = {
-        **asked.to_dict(),
-        "checkpoint": model.digest,
-        "image_size": model.writer.image_size,
-        "score": "mean log-probability of the answer's ids and the end of the infill",
-        "versions": resumption.versions(),
-    }
+    settings = _settings(asked, model)
     paper = asked.paper.to_dict()
     lines = [
         {"key": turn.key, "asked": turn.question, "written": _first(turn, row)}
@@ -85,6 +80,17 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     report.write(page, asked.name, numbers, paper, settings, lines)
     print(report.text(asked.name, numbers, paper))
     folder.finish(workdir, {"numbers": numbers, "settings": settings})
+
+
+def _settings(asked: ml_collections.ConfigDict, model: api.Model) -> dict[str, Any]:
+    """What the numbers depend on."""
+    return {
+        **asked.to_dict(),
+        "checkpoint": model.digest,
+        "image_size": model.writer.image_size,
+        "score": "mean log-probability of the answer's ids and the end of the infill",
+        "versions": resumption.versions(),
+    }
 
 
 def _first(turn: visdial.Turn, scores: list[float]) -> str:

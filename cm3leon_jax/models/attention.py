@@ -96,7 +96,8 @@ def attend(
     chex.assert_shape([k_BMHK, v_BMHK], dims["BMHK"])
     chex.assert_shape(mask_B1LM, dims["B1LM"])
 
-    scores_BHLM = jnp.einsum("blhk,bmhk->bhlm", q_BLHK, k_BMHK) * dims.K**-0.5
+    scores_BHLM = jnp.einsum("blhk,bmhk->bhlm", q_BLHK, k_BMHK)
+    scores_BHLM = scores_BHLM * q_BLHK.shape[-1] ** -0.5
     weights_BHLM = _masked_softmax(scores_BHLM, mask_B1LM).astype(v_BMHK.dtype)
     return jnp.einsum("bhlm,bmhk->blhk", weights_BHLM, v_BMHK)
 

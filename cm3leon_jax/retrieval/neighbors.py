@@ -83,8 +83,10 @@ class Pool:
         return cls(
             bank.ids,
             strategy.document_vectors(bank.text, bank.image),
-            np.isfinite(bank.text[:, :1]).any(1)
-            & np.isfinite(bank.image[:, :1]).any(1),
+            np.asarray(
+                np.isfinite(bank.text[:, :1]).any(1)
+                & np.isfinite(bank.image[:, :1]).any(1)
+            ),
         )
 
 

@@ -59,7 +59,7 @@ def segmentation(
     """
     size = world.image_size
     picture = np.full((size, size, 3), _WHITE, np.uint8)
-    legend = {"background": list(_WHITE)}
+    legend: dict[str, list[int]] = {"background": list(_WHITE)}
     if scene.background.kind == "split":
         legend["ground"] = list(worlds.PAINTS[_GROUND_CLASS])
         picture[drawing.horizon(size, world.grid_size) :] = legend["ground"]

@@ -47,8 +47,8 @@ def propose(
         return None
     for _ in range(_TRIES):
         instruction = _instruction(scene, world, rng)
-        after = instruction and apply(instruction, scene, world)
-        if after and sampling.split_of(after, world) == split:
+        after = apply(instruction, scene, world) if instruction else None
+        if instruction and after and sampling.split_of(after, world) == split:
             return Edit(instruction, after)
     return None
 

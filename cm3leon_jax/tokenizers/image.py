@@ -93,26 +93,6 @@ class ImageTokenizer:
         """Pixels a side."""
         return self._config.image_size
 
-    def check_vocab(self, image_size: int, codes_per_image: int) -> None:
-        """Refuses a vocabulary of other sizes.
-
-        Args:
-          image_size: image ids of the vocabulary (`Vocab.image_size`).
-          codes_per_image: of the vocabulary (`Vocab.codes_per_image`).
-
-        Raises:
-          ValueError: if the codebook or the codes a picture differ.
-        """
-        for name, here, there in (
-            ("codebook size", self.codebook_size, image_size),
-            ("codes a picture", self.codes_per_image, codes_per_image),
-        ):
-            if here != there:
-                raise ValueError(
-                    f"the image tokenizer has {name} {here}, the vocabulary {there};"
-                    " give the vocabulary's config the tokenizer's number"
-                )
-
     def encode(self, pictures_NYXC: np.ndarray) -> np.ndarray:
         """Returns codes, row by row of the grid.
 

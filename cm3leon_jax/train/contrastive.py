@@ -140,7 +140,7 @@ def make_optimizer(config: ContrastiveConfig) -> optax.GradientTransformation:
     )
 
 
-def loss(a_BE: jax.Array, b_BE: jax.Array, logit_scale: jax.Array) -> jax.Array:
+def loss(a_BE: jax.Array, b_BE: jax.Array, logit_scale: jax.Array | float) -> jax.Array:
     """CLIP's loss of two lists of unit vectors: the mean of both directions.
 
     Row i of one belongs to row i of the other; all other rows are negatives.
@@ -156,11 +156,11 @@ def loss(a_BE: jax.Array, b_BE: jax.Array, logit_scale: jax.Array) -> jax.Array:
     chex.assert_equal_shape([a_BE, b_BE])
     logits_BB = logit_scale * a_BE @ b_BE.T
     labels_B = jnp.arange(len(a_BE))
-    both = (
+    forth, back = (
         optax.softmax_cross_entropy_with_integer_labels(logits, labels_B).mean()
         for logits in (logits_BB, logits_BB.T)
     )
-    return sum(both) / 2
+    return (forth + back) / 2
 
 
 def clamped(log_scale: jax.Array) -> jax.Array:

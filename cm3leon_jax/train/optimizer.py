@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+from collections.abc import Hashable
 from typing import Any
 
 import jax
@@ -102,6 +103,7 @@ def make(config: OptimizerConfig, model: Any) -> optax.GradientTransformation:
     labels = _labels(model, c.trained, "trained", "frozen")
     if "frozen" not in jax.tree.leaves(labels):
         return update
+    parts: dict[Hashable, optax.GradientTransformation]
     parts = {"trained": update, "frozen": optax.stateless(_unchanged)}
     # As a function: a model is callable, and optax would call it.
     return optax.partition(parts, lambda _: labels)

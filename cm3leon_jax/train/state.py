@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,8 @@ def init(
       key: random key of the initial values.
     """
     model = transformer.Transformer(config, rngs=nnx.Rngs(params=key))
-    return TrainState(jnp.zeros((), jnp.int32), model, optimizer.init(model))
+    moments = optimizer.init(cast(optax.Params, model))  # of any pytree
+    return TrainState(jnp.zeros((), jnp.int32), model, moments)
 
 
 def load_model(

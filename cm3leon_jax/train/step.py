@@ -5,7 +5,7 @@ Letters: B rows, L sequence, A microbatches.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -78,10 +78,11 @@ def make(
             "objective": total / weight,
             "gradient_norm": optax.tree.norm(gradient),
         }
+        params = cast(optax.Params, state.model)  # optax takes any pytree
         updates, moments = optimizer.update(
-            gradient, state.optimizer, state.model, value=metrics["loss"]
+            gradient, state.optimizer, params, value=metrics["loss"]
         )
-        model = optax.apply_updates(state.model, updates)
+        model = cast(transformer.Transformer, optax.apply_updates(params, updates))
         metrics |= guard.metrics(moments)
         return TrainState(state.step + 1, model, moments), metrics
 

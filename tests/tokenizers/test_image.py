@@ -93,15 +93,6 @@ def test_other_codes_are_refused():
         tokenizer.decode(np.full((1, 64), 16))
 
 
-def test_vocabulary_of_other_sizes_is_refused():
-    tokenizer = image.ImageTokenizer(_model())
-    tokenizer.check_vocab(16, 64)
-    with pytest.raises(ValueError, match="codebook size 16, the vocabulary 32"):
-        tokenizer.check_vocab(32, 64)
-    with pytest.raises(ValueError, match="codes a picture 64, the vocabulary 16"):
-        tokenizer.check_vocab(16, 16)
-
-
 def test_missing_folder_names_the_job(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"configs/vqgan\.py"):
         image.ImageTokenizer.load(tmp_path)

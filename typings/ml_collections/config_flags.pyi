@@ -1,0 +1,6 @@
+"""What pyright knows of the flag that a config is given by."""
+
+from typing import Any
+
+def DEFINE_config_file(name: str, *, lock_config: bool = ...) -> Any: ...
+def get_config_filename(flag: Any) -> str: ...
