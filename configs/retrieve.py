@@ -33,6 +33,7 @@ def get_config(arg=None):
         max_similarity=0.9,  # to the query and to each other
         min_score=-1.0,
         prefer_multimodal=True,
+        rule="",  # a file of cm3leon_jax/retrieval/rules that orders candidates
     )
     config.index = dict(
         backend="jax",  # or "faiss", on the CPU, with the extra of that name

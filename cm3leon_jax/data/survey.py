@@ -34,6 +34,8 @@ class SetSurvey:
       target_share: Of the documents looked at, those with a target.
       asked_share: Those whose target is masked whole and alone, or comes last, after
         all that it depends on: trained the way that it is asked for.
+      too_long_share: Of the documents looked at, those that fit no row: an answer or
+        a text that is longer. They are left out, and counted.
       sample: One document, or None if those looked at are damaged.
     """
 
@@ -45,6 +47,7 @@ class SetSurvey:
     mean_length: float
     target_share: float
     asked_share: float
+    too_long_share: float
     sample: Record | None
 
     @property
@@ -71,7 +74,7 @@ def survey(
       num_tokens: Of the whole run; rows count as full.
 
     Raises:
-      ValueError: As `Mixture`.
+      ValueError: As `Mixture`; if none of a set's documents fits a row.
     """
     mixture = Mixture([len(one) for one in sources], weights, config.seed)
     shares = [count / BLOCK for count in mixture.counts]
@@ -91,18 +94,23 @@ def survey(
             mean_length=length,
             target_share=with_target,
             asked_share=asked,
+            too_long_share=too_long,
             sample=sample,
         )
-        for source, weight, share, (length, with_target, asked, sample) in zip(
-            sources, weights, shares, looks, strict=True
-        )
+        for source, weight, share, (
+            length,
+            with_target,
+            asked,
+            too_long,
+            sample,
+        ) in zip(sources, weights, shares, looks, strict=True)
     ]
 
 
 def _look(
     source: Source, config: LoaderConfig, with_neighbors: bool
-) -> tuple[float, float, float, Record | None]:
-    """Mean length, shares with a target and asked for it, and the first record."""
+) -> tuple[float, float, float, float, Record | None]:
+    """Mean length, shares with a target, asked for it and too long, the first record."""
     vocab = source.info.vocab
     documents = Documents([source], InOrder(), config, vocab, [with_neighbors])
     count = min(SAMPLE, len(source))
@@ -120,10 +128,16 @@ def _look(
         if len(targets):
             spans = cm3.draw_spans(ids, rng, config.cm3, vocab, targets=targets)
             asked.append(_is_asked(ids, spans, targets, vocab))
+    if documents.counts.too_long == count:
+        raise ValueError(
+            f"none of the {count} documents of {source.name!r} that were looked at fits"
+            f" a row of {config.max_length=}; raise it, or give the set weight 0"
+        )
     if not lengths:
-        return 1.0, 0.0, 0.0, None
+        return 1.0, 0.0, 0.0, 0.0, None
     share = sum(asked) / len(asked) if asked else 0.0
-    return float(np.mean(lengths)), float(np.mean(has_target)), share, first
+    too_long = documents.counts.too_long / count
+    return float(np.mean(lengths)), float(np.mean(has_target)), share, too_long, first
 
 
 def _is_asked(

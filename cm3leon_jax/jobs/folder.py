@@ -35,6 +35,8 @@ _SECRET = re.compile(
 )
 _NO_WORK = {_CONFIG, ERROR_LOG, STAGES}  # files that say nothing was made yet
 _MAX_SHOWN = 8  # differing fields named in an error
+# What programs did that had no such field, by job; folders of theirs are gone on with.
+_FORMER = {"retrieve": {"strategy": {"rule": ""}}}
 
 
 def start(config: ml_collections.ConfigDict, workdir: str) -> bool:
@@ -50,7 +52,8 @@ def start(config: ml_collections.ConfigDict, workdir: str) -> bool:
     plain = resolved(config)
     if _holds_work(folder) and (folder / _CONFIG).exists():
         found = storage.read_json(folder / _CONFIG)
-        differences = compare(found, plain)
+        former = _FORMER.get(plain.get("job"), {})
+        differences = compare(filled(found, former), plain)
         if differences:
             shown = "; ".join(differences[:_MAX_SHOWN])
             more = len(differences) - _MAX_SHOWN
@@ -76,6 +79,14 @@ def summary(workdir: str) -> dict[str, Any] | None:
     """What `finish` was given, or None if the job is not complete."""
     path = pathlib.Path(workdir) / DONE
     return storage.read_json(path) if path.exists() else None
+
+
+def filled(found: Any, former: Any) -> Any:
+    """A config with what it lacks of a former one, section by section."""
+    if not isinstance(found, dict) or not isinstance(former, dict):
+        return found
+    whole = former | found
+    return {key: filled(value, former.get(key)) for key, value in whole.items()}
 
 
 def compare(old: Any, new: Any, path: str = "config") -> list[str]:

@@ -60,21 +60,13 @@ def start(config: ml_collections.ConfigDict, workdir: str) -> bool:
     if path.exists():
         found = storage.read_json(path)
         resolved = folder.resolved(config)
-        changes = folder.compare(_filled(found, _FORMER), resolved)
+        changes = folder.compare(folder.filled(found, _FORMER), resolved)
         is_complete = folder.summary(workdir) is not None
         allowed = _FREE if is_complete else (*_FREE, *names(config))
         if found != resolved and all(_is_allowed(line, allowed) for line in changes):
             storage.write_json(path, resolved)
             _note(workdir, changes)
     return folder.start(config, workdir)
-
-
-def _filled(found: Any, former: Any) -> Any:
-    """A config with what it lacks of a former one, section by section."""
-    if not isinstance(found, dict) or not isinstance(former, dict):
-        return found
-    whole = former | found
-    return {key: _filled(value, former.get(key)) for key, value in whole.items()}
 
 
 def names(config: ml_collections.ConfigDict) -> tuple[str, ...]:

@@ -41,6 +41,9 @@ def text(sets: Sequence[SetSurvey], vocab: Vocab, decode: Decode | None) -> str:
             f"{one.name:<{width}} {one.examples:>12,} {one.weight / total:>8.4f}"
             f" {one.share:>6.3f} {one.epochs:>8.2f} {one.mean_length:>7,.0f} {asked:>6}"
         )
+        if one.too_long_share:
+            share = f"{100 * one.too_long_share:.0f} %"
+            lines.append(f"  {share} of those looked at fit no row, and are left out")
         if one.sample is not None:
             lines.append(f"  {example(one.sample, vocab, decode)}")
     return "\n".join(lines)

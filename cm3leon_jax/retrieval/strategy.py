@@ -23,9 +23,13 @@ Letters: N queries, K candidates, S chosen documents, E width of the vectors.
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import pkgutil
 from typing import NamedTuple
 
 import numpy as np
+
+from cm3leon_jax.retrieval import rules
 
 NONE = -1  # id where there is no neighbour
 
@@ -43,6 +47,7 @@ class StrategyConfig:
         query's, or to a chosen one's, are skipped; 1 keeps all but the document.
       min_score: Relevance below which nothing is taken; -1 takes all.
       prefer_multimodal: Take documents with text and picture before others.
+      rule: A file of `retrieval/rules/` that orders candidates; empty: by relevance.
     """
 
     num_by_image: int = 2
@@ -51,8 +56,12 @@ class StrategyConfig:
     max_similarity: float = 0.9  # CM3Leon, section 2.1
     min_score: float = -1.0
     prefer_multimodal: bool = True
+    rule: str = ""
 
     def __post_init__(self):
+        known = [one.name for one in pkgutil.iter_modules(rules.__path__)]
+        if self.rule and self.rule not in known:
+            raise ValueError(f"strategy.rule={self.rule!r} is unknown; known: {known}")
         wanted = max(self.num_by_image, self.num_by_text)
         if min(self.num_by_image, self.num_by_text) < 0 or not wanted:
             raise ValueError(
@@ -173,8 +182,11 @@ def draw(
 
 
 def _ordered(found: Candidates, config: StrategyConfig) -> Candidates:
-    """Sorts candidates: multi-modal first, then by score, then by id."""
+    """Sorts candidates: multi-modal first, then by score or rule, then by id."""
     keys = [found.ids_NK, -found.scores_NK]
+    if config.rule:
+        rule = importlib.import_module(f"{rules.__name__}.{config.rule}")
+        keys.append(-rule.rank(found))
     if config.prefer_multimodal:
         keys.append(~found.is_multimodal_NK)
     order_NK = np.lexsort(keys, axis=1)

@@ -7,7 +7,8 @@ file says:
     NAME           of the task, of its set of shards, and of the file
     examples       a `TaskRow` and a generator to training examples; further keyword
                    arguments are the options that a config may set
-    TEXTS          its fixed words, for tokenizers that are trained on little
+    TEXTS          its fixed words, its variables filled with nothing: for tokenizers
+                   that are trained on little, and to find misspelt variables
     OTHERS         columns that name further pictures
     READERS        formats (`data/sources/inputs.py`) that its public data come in
     NUM_EXAMPLES   of the paper's data set
@@ -22,6 +23,7 @@ import functools
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -48,6 +50,9 @@ PAPER = (  # the eighteen rows of CM3Leon's Table 5, in its order
     "okvqa",
     "scienceqa",
 )
+
+
+_VARIABLE = re.compile(r"\{\w+\}")
 
 
 class AbstractTask(Protocol):
@@ -81,16 +86,25 @@ def get(name: str) -> AbstractTask:
 
 
 def check(tasks: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuses unknown tasks and unknown options, before any work.
+    """Refuses unknown tasks, options and template variables, before any work.
 
     Args:
       tasks: Options by the name of the task.
 
     Raises:
-      ValueError: Naming the task or option, and the known ones.
+      ValueError: Naming the task or option, and the known ones; or a variable that a
+        template has and its task does not fill in.
     """
     for name, options in tasks.items():
-        parameters = inspect.signature(get(name).examples).parameters.values()
+        task = get(name)
+        left = [_VARIABLE.search(part) for part in task.TEXTS if isinstance(part, str)]
+        unknown = [found[0] for found in left if found]
+        if unknown:
+            raise ValueError(
+                f"task {name!r} leaves {unknown[0]} in a template: it fills in no such"
+                " variable; correct the spelling in its file"
+            )
+        parameters = inspect.signature(task.examples).parameters.values()
         known = [one.name for one in parameters if one.kind == one.KEYWORD_ONLY]
         for option in options:
             if option not in known:

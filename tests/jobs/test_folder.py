@@ -1,7 +1,11 @@
+import json
+
 import ml_collections
 import pytest
 
+from cm3leon_jax import storage
 from cm3leon_jax.jobs import folder
+from configs import retrieve
 
 
 def _config(**fields):
@@ -46,3 +50,15 @@ def test_folder_in_which_nothing_was_made_takes_another_config(tmp_path):
     (tmp_path / "error.log").write_text("a mistake in the first command")
     assert folder.start(_config(width=2), str(tmp_path))
     assert folder.start(_config(width=2), str(tmp_path))
+
+
+def test_a_folder_of_a_program_that_lacked_a_field_is_gone_on_with(tmp_path):
+    config = retrieve.get_config("debug")
+    former = json.loads(json.dumps(config.to_dict()))
+    del former["strategy"]["rule"]
+    storage.write_json(tmp_path / "config.json", former)
+    storage.write_json(tmp_path / "progress" / "a.json", {})
+    assert folder.start(config, str(tmp_path))
+    config.strategy.rule = "consensus"
+    with pytest.raises(ValueError, match="rule: '' -> 'consensus'"):
+        folder.start(config, str(tmp_path))

@@ -118,3 +118,12 @@ def test_sets_that_all_weigh_nothing_are_refused(config):
     config.mixture.folders = ""
     with pytest.raises(ValueError, match="sum to nothing"):
         mixing.specs(config, "train")
+
+
+def test_documents_that_fit_no_row_are_counted_and_refused_if_all_are(config, tmp_path):
+    loader = LoaderConfig(max_length=1038, neighbor_probs=(1.0,), num_streams=2)
+    mixing.announce(config, loader, str(tmp_path))  # 1,037 ids and two </s>: it fits
+    assert "fit no row" not in (tmp_path / mixing.FILE).read_text()
+    with pytest.raises(ValueError, match="none of the 8 documents of 'coco'"):
+        shorter = LoaderConfig(max_length=1037, neighbor_probs=(1.0,), num_streams=2)
+        mixing.announce(config, shorter, str(tmp_path))

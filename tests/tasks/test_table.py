@@ -193,3 +193,9 @@ def test_unknown_tasks_and_options_are_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="no option 'share'; known: caption_share"):
         table.check({"hed": {"share": 1.0}})
     table.check({name: {} for name in table.names()})
+
+
+def test_a_template_variable_that_nobody_fills_in_is_refused(monkeypatch):
+    monkeypatch.setattr(writing, "TEXTS", ('draw "{txet}"',))
+    with pytest.raises(ValueError, match=r"'writing' leaves \{txet\} in a template"):
+        table.check({"writing": {}})
