@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 _LOGGER = logging.getLogger(__name__)
 _SECONDS = 0.2  # between two looks
@@ -29,6 +30,34 @@ class Hosts:
 
     index: int = 0
     count: int = 1
+
+    @classmethod
+    def here(cls, environment: Mapping[str, str] = os.environ) -> Hosts:
+        """Returns which host this process is; call it before JAX is used.
+
+        `CM3LEON_HOST` of `CM3LEON_HOSTS`, as for training (`train.meeting`), but nobody
+        has to meet; else what the cluster ("auto") or the pod's runtime says.
+
+        Raises:
+          ValueError: If the environment is contradictory.
+        """
+        count = environment.get("CM3LEON_HOSTS", "")
+        if count in ("", "auto"):
+            # Imported here: whoever reads data needs no JAX.
+            import jax
+
+            from cm3leon_jax.train import meeting
+
+            if count:
+                meeting.join(environment)
+            return cls(jax.process_index(), jax.process_count())
+        index = environment.get("CM3LEON_HOST", "0" if count == "1" else "")
+        if not count.isdigit() or not index.isdigit() or int(index) >= int(count):
+            raise ValueError(
+                f"CM3LEON_HOSTS={count!r} needs CM3LEON_HOST from 0 to {count} - 1, got"
+                f" {index!r}; set both, or CM3LEON_HOSTS=auto on a TPU pod or under SLURM"
+            )
+        return cls(int(index), int(count))
 
     def share(self, number: int) -> range:
         """This host's units of `number`: a run of neighbours, all sizes within one.

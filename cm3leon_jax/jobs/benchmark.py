@@ -75,9 +75,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     _check(config.benchmark)
     if not folder.start(config, workdir):
         return
-    # Imported here: the checks above need no devices.
-    import jax
-
+    own = Hosts.here()
     shapes = engine.Shapes(
         **{name: tuple(value) for name, value in config.shapes.to_dict().items()}
     )
@@ -85,7 +83,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         config.benchmark,
         api.load(config.model, shapes=shapes),
         pathlib.Path(workdir),
-        Hosts(jax.process_index(), jax.process_count()),
+        own,
         Refusals(),
     )
     units = _units(job)

@@ -96,6 +96,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
 def _to_hf(
     config: ml_collections.ConfigDict, target: pathlib.Path, begun: pathlib.Path
 ) -> Lines | None:
+    mine = hosts.Hosts.here()
     source = _open_ours(config.source)
     whole = _whole(config, source)
     huggingface.check(source.config, whole)
@@ -105,7 +106,6 @@ def _to_hf(
     make = table.make_theirs(rows, source.read, dtype)
     specs = table.their_specs(rows, dtype)
     plan = weight_folders.plan_shards(specs, int(config.shard_mb * _MB))
-    mine = hosts.Hosts(jax.process_index(), jax.process_count())
     begun.mkdir(parents=True, exist_ok=True)
     for number in mine.share(len(plan)):
         _write_once(target, plan[number], make, begun, source.digest)
@@ -121,7 +121,7 @@ def _to_hf(
 def _from_hf(
     config: ml_collections.ConfigDict, target: pathlib.Path, begun: pathlib.Path
 ) -> Lines | None:
-    if jax.process_index():
+    if not hosts.Hosts.here().is_first:
         return None  # one file: the first host writes it
     source = pathlib.Path(config.source)
     model, ours = huggingface.read_config(source)

@@ -62,9 +62,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         )
     if not folder.start(config, workdir):
         return
-    # Imported here: the checks above need no devices.
-    import jax
-
+    mine = Hosts.here()
     shapes = {name: tuple(value) for name, value in config.shapes.to_dict().items()}
     model = api.load(config.model, shapes=engine.Shapes(**shapes))
     if config.num_samples > 1 and model.embed_text is None:
@@ -73,7 +71,6 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
             " the shards with an embedder, or take 1"
         )
     job = _Job(config, model, pathlib.Path(workdir))
-    mine = Hosts(jax.process_index(), jax.process_count())
     known = shards.splits(config.source)
     sources = {
         split: shards.open(config.source, split)

@@ -52,7 +52,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     """
     if not folder.start(config, workdir):
         return
-    job = make_job(config, workdir, Hosts(jax.process_index(), jax.process_count()))
+    job = make_job(config, workdir, Hosts.here())
     summary = retrieve.write(job)
     if not job.hosts.is_first:
         hosts.wait([job.root / folder.DONE], "end of the first host's work")

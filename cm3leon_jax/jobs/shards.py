@@ -62,10 +62,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 def make_job(config: ml_collections.ConfigDict, workdir: str) -> Job:
     """Reads the tools that a config names."""
+    own = Hosts.here()  # before `load_tools` uses JAX
     tools, info, image_size = load_tools(config)
-    # Imported here: `load_tools` is what loads JAX.
-    import jax
-
     return Job(
         root=pathlib.Path(workdir),
         pictures=pathlib.Path(config.pictures.folder),
@@ -77,7 +75,7 @@ def make_job(config: ml_collections.ConfigDict, workdir: str) -> Job:
         tokenise=TokeniseConfig(**config.tokenise.to_dict()),
         rows_per_shard=config.rows_per_shard,
         num_threads=config.num_threads,
-        hosts=Hosts(jax.process_index(), jax.process_count()),
+        hosts=own,
     )
 
 

@@ -42,13 +42,10 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         )
     if not folder.start(config, workdir):
         return
-    # Imported here: the checks above need no devices.
-    import jax
-
+    mine = Hosts.here()
     shapes = {name: tuple(value) for name, value in config.shapes.to_dict().items()}
     model = api.load(config.model, shapes=engine.Shapes(**shapes))
     rule = picture_files.PictureConfig(image_size=model.writer.image_size)
-    mine = Hosts(jax.process_index(), jax.process_count())
     size = asked.cases_per_part
     chunks = [turns[:count][start : start + size] for start in range(0, count, size)]
     places = [

@@ -27,14 +27,14 @@ _MAX_LINE = 32  # bytes that a host may say
 
 
 def join(environment: Mapping[str, str] = os.environ) -> None:
-    """Meets the run's other processes; does nothing for a run of one.
+    """Meets the run's other processes; does nothing for a run of one, or again.
 
     Raises:
       ValueError: if the environment is contradictory, or the others do not come in
         time; it says who, and where they were expected.
     """
     count = environment.get("CM3LEON_HOSTS", "1")
-    if count == "1":
+    if count == "1" or jax.distributed.is_initialized():
         return
     seconds = int(environment.get("CM3LEON_JOIN_SECONDS", _JOIN_SECONDS))
     if count == _AUTO:
