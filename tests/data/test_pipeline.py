@@ -82,7 +82,7 @@ def _sequences(batch):
 
 def _assert_equal(left, right):
     for a, b in zip(left, right, strict=True):
-        np.testing.assert_array_assert_equal(a, b)
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("packing", ["whole", "cut"])
@@ -224,10 +224,8 @@ def test_cut_rows_are_full_and_hold_the_stream_in_order(sets):
     batches = [next(iterator) for _ in range(4)]
     for batch in batches:
         assert (batch.segment_ids_BL == 1).all()
-        np.testing.assert_array_assert_equal(batch.positions_BL, [np.arange(64)] * 8)
-        np.testing.assert_array_assert_equal(
-            batch.tokens_BL[:, 1:], batch.targets_BL[:, :-1]
-        )
+        np.testing.assert_array_equal(batch.positions_BL, [np.arange(64)] * 8)
+        np.testing.assert_array_equal(batch.tokens_BL[:, 1:], batch.targets_BL[:, :-1])
     rows = [[*b.tokens_BL[r], b.targets_BL[r, -1]] for b in batches for r in range(8)]
     whole = np.concatenate(rows)
     ends = np.flatnonzero(whole[:-1] == VOCAB.EOS)
