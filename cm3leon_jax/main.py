@@ -5,12 +5,23 @@ Usage:
     python -m cm3leon_jax.main --config configs/vqgan.py --workdir runs/vqgan \
         --config.optimizer.peak_lr=3e-4
 
-A mistake in a config, a file or a folder ends in one line on the terminal and exit
-code 2; the full trace is kept in `<workdir>/error.log`.
+An error ends in one line on the terminal; the full trace is kept in
+`<workdir>/error.log`. Exit codes say whether the same command may be started again:
+
+    0          done
+    2          a mistake in the command, a config, a file or a folder: mend it first
+    3          numbers that are not finite, or too many bad steps: look first
+    4          a checkpoint or a result could not be written: free the disk, start again
+    5          the hosts did not meet in time, or one that was taken away may still hold
+               the folder: start again on all of them
+    6          no step ended in time, threads are in heartbeats/stall-*.txt: start again
+    130, 143   stopped by SIGINT, SIGTERM; saved after the step: start again
+    others     it crashed, or was killed: start again
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
@@ -29,7 +40,19 @@ _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder that the job writes.")
 
 USAGE_EXIT_CODE = 2
+NUMBERS_EXIT_CODE = 3
+STORAGE_EXIT_CODE = 4
+ABSENT_EXIT_CODE = 5
 INTERRUPTED_EXIT_CODE = 130
+# The first that an error is one of; a file that is not there is a mistake, a disk that
+# is full is not.
+_EXIT_CODES = (
+    (FloatingPointError, NUMBERS_EXIT_CODE),
+    ((TimeoutError, BlockingIOError), ABSENT_EXIT_CODE),
+    ((FileNotFoundError, FileExistsError, NotADirectoryError), USAGE_EXIT_CODE),
+    (OSError, STORAGE_EXIT_CODE),
+    (ValueError, USAGE_EXIT_CODE),
+)
 _QUOTES = "\"'\\"
 
 
@@ -39,6 +62,13 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(_refuse(f"unexpected arguments {argv[1:]}; flags begin with --"))
     if flags.FLAGS["config"].value is None or _WORKDIR.value is None:
         sys.exit(_refuse("both --config and --workdir are needed"))
+    if "://" in _WORKDIR.value:
+        sys.exit(
+            _refuse(
+                f"--workdir {_WORKDIR.value} is no folder; mount the bucket"
+                " (docs/pod.md) and give the folder where it is"
+            )
+        )
     _log()
     config = _CONFIG.value
     try:
@@ -74,8 +104,7 @@ def _keep_compiled(workdir: str) -> None:
 
     JAX reads the variable when it is imported, which only jobs do.
     """
-    root = workdir if "://" in workdir else os.path.abspath(workdir)
-    cache = f"{root}/{folder.COMPILE_CACHE}"
+    cache = f"{os.path.abspath(workdir)}/{folder.COMPILE_CACHE}"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
 
 
@@ -83,11 +112,13 @@ def _report(error: Exception, workdir: str) -> int:
     """Prints one line for a person and keeps the trace for a developer."""
     trace = pathlib.Path(workdir) / folder.ERROR_LOG
     kept = ""
-    if trace.parent.is_dir():
-        trace.write_text(traceback.format_exc(), encoding="utf-8")
-        kept = f" (trace: {trace})"
+    with contextlib.suppress(OSError):  # the disk may be what is full
+        if trace.parent.is_dir():
+            trace.write_text(traceback.format_exc(), encoding="utf-8")
+            kept = f" (trace: {trace})"
     lines = str(error).strip().splitlines() or [repr(error)]
-    return _refuse(f"{lines[0]}{kept}")
+    _refuse(f"{lines[0]}{kept}")
+    return next(code for kinds, code in _EXIT_CODES if isinstance(error, kinds))
 
 
 def _refuse(message: str) -> int:

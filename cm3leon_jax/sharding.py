@@ -22,6 +22,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor", "sequence")
@@ -113,8 +114,12 @@ def make_mesh(
       config: devices along each axis.
       devices: all devices of all hosts by default.
 
+    Of several TPU slices each holds whole copies of the parameters: only `data` crosses
+    the network between them.
+
     Raises:
-      ValueError: if the axes do not multiply to the number of devices.
+      ValueError: if the axes do not multiply to the number of devices, or copies do not
+        divide among the slices.
     """
     devices = devices or jax.devices()
     sizes = [getattr(config, name) for name in AXES]
@@ -132,7 +137,27 @@ def make_mesh(
             f" that works is {_nearest(config, len(devices))}"
         )
     kinds = (jax.sharding.AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(tuple(sizes), AXES, kinds, devices=devices)
+    num_slices = _num_slices(devices)
+    if num_slices == 1:
+        return jax.make_mesh(tuple(sizes), AXES, kinds, devices=devices)
+    copies, *rest = sizes
+    if copies % num_slices:
+        raise ValueError(
+            f"mesh.data={copies} must be a multiple of the {num_slices} slices, whose"
+            f" network carries gradients of whole copies; try mesh.data={num_slices},"
+            " mesh.fsdp=-1"
+        )
+    arranged = mesh_utils.create_hybrid_device_mesh(
+        (copies // num_slices, *rest), (num_slices, *(1 for _ in rest)), devices
+    )
+    return jax.sharding.Mesh(arranged, AXES, axis_types=kinds)
+
+
+def _num_slices(devices: Sequence[jax.Device]) -> int:
+    """How many TPU slices the devices are of; of other devices all are one."""
+    if devices[0].platform != "tpu":
+        return 1
+    return len({getattr(device, "slice_index", 0) for device in devices})
 
 
 def axes(mesh: jax.sharding.Mesh | None, *logical: str) -> tuple[str, ...]:

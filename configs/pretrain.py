@@ -9,13 +9,13 @@ rows, some minutes after it is compiled, and compares its time with `configs/pla
 estimate: no shards, no checkpoints.
 
 Usage:
-    cm3leon --config configs/pretrain.py:7b --workdir gs://bucket/run \
-        --config.shards=gs://bucket/shards
-    cm3leon --config configs/pretrain.py:7b,whole --workdir gs://bucket/run \
-        --config.shards=gs://bucket/shards
+    cm3leon --config configs/pretrain.py:7b --workdir /mnt/bucket/run \
+        --config.shards=/mnt/bucket/shards
+    cm3leon --config configs/pretrain.py:7b,whole --workdir /mnt/bucket/run \
+        --config.shards=/mnt/bucket/shards
     cm3leon --config configs/pretrain.py:350m,debug --workdir runs/debug \
         --config.shards=runs/debug-shards
-    cm3leon --config configs/pretrain.py:7b,synthetic --workdir gs://bucket/rehearsal
+    cm3leon --config configs/pretrain.py:7b,synthetic --workdir /mnt/bucket/rehearsal
     cm3leon --config configs/pretrain.py:quick --workdir runs/quickstart/pretrain \
         --config.shards=runs/quickstart/retrieve
 """
@@ -63,7 +63,7 @@ def get_config(arg=None):
         # document: (0.3, 3.0) in the paper's tuning. Empty: weights as they are.
         limits=(),
         shares="",  # of all documents, fixed: "pairs=0.1"
-        folders="",  # of sets that lie elsewhere: "coco=gs://bucket/coco/coco"
+        folders="",  # of sets that lie elsewhere: "coco=/mnt/bucket/coco/coco"
     )
     config.neighbor_sets = ("pairs",)  # whose documents get retrieved ones in front
     config.init_from = ""  # folder of a run whose weights to start from
@@ -130,6 +130,8 @@ def get_config(arg=None):
         num_pictures=8,  # of a preview
         profile_first_step=0,  # of a profiler's trace; 0: none
         profile_num_steps=3,
+        heartbeat_seconds=10.0,  # between signs of life of every host; 0: none
+        stall_seconds=3_600.0,  # without a step until it dumps stacks, exit code 6
     )
     # Changes that a run may be gone on with, separated by commas: "optimizer.peak_lr",
     # "loader", "data" (shards or batches are others), "versions.jax".

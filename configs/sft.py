@@ -7,11 +7,11 @@ a tenth of pretraining documents; each task's shards are a run of `configs/shard
 the folder that `mixture.folders` names. `task` adds sets of further tasks, joined by `+`.
 
 Usage:
-    cm3leon --config configs/sft.py:7b --workdir gs://bucket/sft \
-        --config.shards=gs://bucket/shards --config.init_from=gs://bucket/run
-    cm3leon --config configs/sft.py:7b,paper --workdir gs://bucket/sft \
-        --config.shards=gs://bucket/shards --config.init_from=gs://bucket/run \
-        --config.mixture.folders=coco=gs://bucket/coco/coco,vqa2=gs://bucket/vqa2/vqa2
+    cm3leon --config configs/sft.py:7b --workdir /mnt/bucket/sft \
+        --config.shards=/mnt/bucket/shards --config.init_from=/mnt/bucket/run
+    cm3leon --config configs/sft.py:7b,paper --workdir /mnt/bucket/sft \
+        --config.shards=/mnt/bucket/shards --config.init_from=/mnt/bucket/run \
+        --config.mixture.folders=coco=/mnt/bucket/coco/coco,vqa2=/mnt/bucket/vqa2/vqa2
     cm3leon --config configs/sft.py:7b,task=vqa2 ...
     cm3leon --config configs/sft.py:quick --workdir runs/quickstart/sft \
         --config.shards=runs/quickstart/retrieve \

@@ -36,6 +36,7 @@ def _command(*arguments):
             "num_test=many",
         ),
         (["--config", CHECK, "--workdir", "W", f"{FOLDER}=absent"], "no folder absent"),
+        (["--config", CHECK, "--workdir", "gs://b/run"], "mount the bucket"),
     ],
 )
 def test_mistake_is_one_line_and_leaves_nothing(tmp_path, arguments, message):
@@ -48,3 +49,19 @@ def test_mistake_is_one_line_and_leaves_nothing(tmp_path, arguments, message):
     assert message in done.stderr
     made = {path.name for path in workdir.rglob("*")}
     assert made <= {"config.json", "error.log"}
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ValueError("a"), main.USAGE_EXIT_CODE),
+        (FileNotFoundError("a"), main.USAGE_EXIT_CODE),
+        (FloatingPointError("a"), main.NUMBERS_EXIT_CODE),
+        (OSError(28, "No space left on device"), main.STORAGE_EXIT_CODE),
+        (TimeoutError("a"), main.ABSENT_EXIT_CODE),
+        (BlockingIOError("a"), main.ABSENT_EXIT_CODE),
+    ],
+)
+def test_exit_code_says_whether_to_start_again(tmp_path, error, code, capsys):
+    assert main._report(error, str(tmp_path)) == code
+    assert capsys.readouterr().err.startswith("error: ")

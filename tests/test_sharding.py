@@ -120,3 +120,34 @@ def test_activation_lies_where_its_logical_axes_say():
         lambda: place(jax.numpy.zeros((4, 8, 16)), ("batch", "length", "mlp"))
     )()
     assert x.sharding.shard_shape(x.shape) == (2, 4, 8)
+
+
+class Chip:
+    """A chip of a slice, as JAX describes it: all that is asked before a mesh is made."""
+
+    platform = "tpu"
+
+    def __init__(self, slice_index):
+        self.slice_index = slice_index
+
+
+def test_slices_that_would_share_a_copy_are_refused():
+    chips = [Chip(index // 4) for index in range(8)]
+    with pytest.raises(ValueError, match=r"mesh.data=1 must be a multiple of the 2 sl"):
+        sharding.make_mesh(sharding.MeshConfig(data=1, fsdp=-1), chips)
+
+
+@pytest.mark.tpu
+def test_slices_hold_whole_copies(monkeypatch):
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    topologies = pytest.importorskip("jax.experimental.topologies")
+    try:
+        found = topologies.get_topology_desc(
+            platform="tpu", topology_name="v5e:4x4", num_slices=2
+        )
+    except (RuntimeError, NotImplementedError, ImportError):
+        pytest.skip("needs libtpu")
+    mesh = sharding.make_mesh(sharding.MeshConfig(data=4, fsdp=-1), found.devices)
+    slices = [{chip.slice_index for chip in row.flat} for row in mesh.devices]
+    assert slices == [{0}, {0}, {1}, {1}]
+    assert dict(mesh.shape) == {"data": 4, "fsdp": 8, "tensor": 1, "sequence": 1}

@@ -29,6 +29,7 @@ from cm3leon_jax.train import (
     checkpoint,
     export,
     guard,
+    heartbeat,
     hosts,
     loop,
     meeting,
@@ -111,6 +112,13 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> None:
             _path(workdir, "profile"),
             config.watch.profile_first_step,
             config.watch.profile_num_steps,
+        ),
+        pulse=heartbeat.Heartbeat(
+            _path(workdir, heartbeat.FOLDER),
+            num_steps=config.loop.num_steps,
+            tokens_per_step=config.loader.batch_size * config.loader.max_length,
+            every_seconds=config.watch.heartbeat_seconds,
+            stall_seconds=config.watch.stall_seconds,
         ),
     )
     scores = evaluate.scores or evaluate(final)

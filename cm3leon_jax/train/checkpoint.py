@@ -95,6 +95,7 @@ class Checkpointer:
         self._context = dict(context or {})
         self._known: dict[int, Mapping[str, float]] = {}  # written or restored here
         self._saving: tuple[int, Any] | None = None
+        self.last_step: int | None = None  # the newest that is safely on disk
         self.num_failed = 0  # saves that failed and were gone on from
         self.stall_seconds = 0.0  # that the caller of `save` and `wait` waited, in all
 
@@ -151,6 +152,7 @@ class Checkpointer:
         self._saving = None
         finish = lambda: response.result() or True
         if self._attempt(step, finish):
+            self.last_step = step
             for old in sorted(self._known.keys() - self._kept()):
                 self._remove(old)
                 del self._known[old]
@@ -181,6 +183,7 @@ class Checkpointer:
                 _LOGGER.warning("checkpoint %d is not used: %s", step, error)
                 continue
             self._known = {s: self._metrics_of(s) for s in found if s <= step}
+            self.last_step = step
             return _checkpoint(step, unflatten(arrays, like), manifest)
         if found:
             raise ValueError(

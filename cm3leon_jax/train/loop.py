@@ -16,7 +16,7 @@ import numpy as np
 import tqdm
 
 from cm3leon_jax.train import checkpoint as checkpoint_lib
-from cm3leon_jax.train import hosts, watch
+from cm3leon_jax.train import heartbeat, hosts, watch
 from cm3leon_jax.train import metrics as metrics_lib
 
 _LOGGER = logging.getLogger(__name__)
@@ -58,6 +58,7 @@ def run(
     measure: Callable[[Any], Metrics] | None = None,
     inspect: Callable[[int, Metrics], None] | None = None,
     profile: watch.Profile | None = None,
+    pulse: heartbeat.Heartbeat | None = None,
 ) -> Any:
     """Trains until `num_steps`, from the newest checkpoint if there is one.
 
@@ -88,6 +89,7 @@ def run(
       inspect: `inspect(step, metrics)` of every step, called while the next one runs;
         may raise FloatingPointError.
       profile: steps to record.
+      pulse: tells from outside how the run goes, and ends it when it hangs.
 
     Returns:
       The state after `num_steps`.
@@ -101,12 +103,15 @@ def run(
     is_ahead = jax.default_backend() != "cpu"
     log = _Log(writer, checkpointer, inspect)
     profile = profile or watch.Profile("", 0, 0)
+    pulse = pulse or heartbeat.Heartbeat("", num_steps=num_steps, every_seconds=0)
     start, state = _resume(state, batches, checkpointer, log)
     now = _Run(state, step, batches, log, profile, is_ahead=is_ahead)
     del state  # its memory is free once the first step has replaced it
     stop = hosts.Shared(is_ahead=is_ahead)
+    pulse.resume(start)
     with (
         _signals() as received,
+        pulse.beating(),
         contextlib.closing(writer),
         contextlib.closing(checkpointer),
         profile.running(),
@@ -115,7 +120,8 @@ def run(
     ):
         for done in range(start + 1, num_steps + 1):
             now.advance(done)
-            bar.set_postfix(_shown(writer.latest), refresh=False)
+            log.beat(pulse)
+            bar.set_postfix(_shown(writer.latest, pulse), refresh=False)
             if _is_due(log_every, done, num_steps):
                 now.write(measure)
             scores: Metrics = {}
@@ -129,6 +135,7 @@ def run(
             bar.update()
             number = now.agree(stop, received)
             if _is_due(save_every, done, num_steps) or number:
+                pulse.mark(done)
                 now.save(done, checkpointer, scores)
             if number:
                 checkpointer.wait()
@@ -221,6 +228,8 @@ class _Log:
         self._num_before = 0  # of the window, from before a restart
         self._since = time.perf_counter()
         self._waited = 0.0  # seconds of it for batches
+        self._idle = 0.0  # seconds since the last beat that steps did not take
+        self._stalled_before = 0.0  # of checkpoints, until the last beat
         self._done = 0  # the last step that was added
         self._looked = 0  # and the last that was inspected
 
@@ -234,7 +243,9 @@ class _Log:
         """Counts the time spent in it as waiting for data."""
         start = time.perf_counter()
         yield
-        self._waited += time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        self._waited += seconds
+        self._idle += seconds
 
     @contextlib.contextmanager
     def paused(self, pending: Metrics) -> Iterator[None]:
@@ -242,7 +253,21 @@ class _Log:
         jax.block_until_ready(pending)
         start = time.perf_counter()
         yield
-        self._since += time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        self._since += seconds
+        self._idle += seconds
+
+    def beat(self, pulse: heartbeat.Heartbeat) -> None:
+        """Tells of the last step, and of the time that was spent beside it."""
+        stalled = self._checkpointer.stall_seconds
+        idle = self._idle + stalled - self._stalled_before
+        self._idle, self._stalled_before = 0.0, stalled
+        pulse.beat(
+            self._done,
+            self._writer.latest,
+            idle_seconds=idle,
+            last_checkpoint=self._checkpointer.last_step,
+        )
 
     def write(self, latest: Metrics) -> None:
         """Makes an entry of the window, and of what only the latest step has."""
@@ -325,9 +350,12 @@ def _is_due(every: int, done: int, num_steps: int) -> bool:
     return bool(every) and (done % every == 0 or done == num_steps)
 
 
-def _shown(latest: dict[str, float]) -> dict[str, str]:
+def _shown(latest: dict[str, float], pulse: heartbeat.Heartbeat) -> dict[str, str]:
     names = ("loss", "tokens_per_second")
-    return {name: f"{latest[name]:.4g}" for name in names if name in latest}
+    shown = {name: f"{latest[name]:.4g}" for name in names if name in latest}
+    if shown and pulse.is_kept:
+        shown["goodput"] = f"{pulse.goodput():.0%}"
+    return shown
 
 
 @contextlib.contextmanager

@@ -30,8 +30,10 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
     """Meets the run's other processes; does nothing for a run of one, or again.
 
     Raises:
-      ValueError: if the environment is contradictory, or the others do not come in
-        time; it says who, and where they were expected.
+      ValueError: if the environment is contradictory, or two hosts say that they are
+        the same.
+      TimeoutError: if the others do not come in time; it says who, and where they were
+        expected.
     """
     count = environment.get("CM3LEON_HOSTS", "1")
     if count == "1" or jax.distributed.is_initialized():
@@ -71,7 +73,7 @@ def _gather(port: int, count: int, deadline: float, where: str) -> None:
             left = deadline - time.monotonic()
             if left <= 0:
                 missing = sorted(set(range(1, count)) - set(seen))
-                raise ValueError(
+                raise TimeoutError(
                     f"of {count} hosts {missing} did not come to {where} in time; start"
                     " the same command on every host, and open the port between them"
                 )
@@ -110,7 +112,7 @@ def _report(address: str, port: int, index: int, deadline: float, where: str) ->
         except OSError as error:
             reason = str(error)
         time.sleep(_RETRY_SECONDS)
-    raise ValueError(
+    raise TimeoutError(
         f"host {index} did not meet the others at {where} in time ({reason}); start the"
         " same command on every host, and see that this is host 0's address"
     )

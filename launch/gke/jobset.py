@@ -6,9 +6,11 @@
 One Job a slice, one pod a host. Exit codes 2 and 3 (a mistake, bad numbers) end it for
 good; after anything else, a lost node among it, all pods are started again, from the last
 checkpoint. `kubectl` reads JSON as it reads YAML. Needs the JobSet controller on the
-cluster (github.com/kubernetes-sigs/jobset) and nodes of that topology.
+cluster (github.com/kubernetes-sigs/jobset), nodes of that topology, and for --bucket the
+driver for gcsfuse and a service account that may write the bucket.
 
-Source of the labels: cloud.google.com/kubernetes-engine/docs/concepts/tpus.
+Sources: cloud.google.com/kubernetes-engine/docs/concepts/tpus and
+how-to/cloud-storage-fuse-csi-driver-setup.
 """
 
 import argparse
@@ -45,6 +47,7 @@ def manifest(
     *,
     num_slices: int = 1,
     is_spot: bool = False,
+    bucket: str = "",
     max_restarts: int = 100,
 ) -> dict[str, Any]:
     """Returns the manifest.
@@ -56,6 +59,7 @@ def manifest(
       arguments: of the `cm3leon` command.
       num_slices: slices that work together.
       is_spot: whether nodes may be taken away.
+      bucket: of Google Storage, mounted in every pod at /mnt/bucket's name.
       max_restarts: how often everything is started again.
 
     Raises:
@@ -76,74 +80,84 @@ def manifest(
     }
     if is_spot:
         selector["cloud.google.com/gke-spot"] = "true"
-    chips = {"google.com/tpu": min(num_chips, _CHIPS_A_HOST)}
     libtpu = " ".join(flags.flags(generation, num_slices))
-    pod = {
-        "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": _GRACE_SECONDS,
-        "nodeSelector": selector,
-        "containers": [
+    pod = _pod(image, arguments, libtpu, min(num_chips, _CHIPS_A_HOST), bucket)
+    pod["spec"]["nodeSelector"] = selector
+    restarts = {
+        "maxRestarts": max_restarts,
+        "rules": [
             {
-                "name": "cm3leon",
-                "image": image,
-                "command": ["python", "-m", "cm3leon_jax.main"],
-                "args": list(arguments),
-                "env": [
-                    {"name": "CM3LEON_HOSTS", "value": "auto"},
-                    {"name": "LIBTPU_INIT_ARGS", "value": libtpu},
-                ],
-                "ports": [{"containerPort": port} for port in _PORTS],
-                "resources": {"requests": chips, "limits": chips},
+                "name": "notAgain",
+                "action": "FailJobSet",
+                "onJobFailureReasons": ["PodFailurePolicy"],
             }
         ],
     }
-    job = {
-        "parallelism": num_hosts,
-        "completions": num_hosts,
-        "completionMode": "Indexed",
-        "backoffLimit": 0,
-        "podFailurePolicy": {
-            "rules": [
-                {
-                    "action": "FailJob",
-                    "onExitCodes": {
-                        "containerName": "cm3leon",
-                        "operator": "In",
-                        "values": _NOT_AGAIN,
-                    },
-                }
-            ]
-        },
-        "template": {"spec": pod},
-    }
+    slices = {"name": "slice", "replicas": num_slices}
+    slices["template"] = {"spec": _job(pod, num_hosts)}
+    # A slice is a node pool: no two of its hosts from different ones.
+    topology_key = "alpha.jobset.sigs.k8s.io/exclusive-topology"
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
         "metadata": {
             "name": name,
-            # A slice is a node pool: no two of its hosts from different ones.
-            "annotations": {
-                "alpha.jobset.sigs.k8s.io/exclusive-topology": (
-                    "cloud.google.com/gke-nodepool"
-                )
-            },
+            "annotations": {topology_key: "cloud.google.com/gke-nodepool"},
         },
-        "spec": {
-            "failurePolicy": {
-                "maxRestarts": max_restarts,
-                "rules": [
-                    {
-                        "name": "notAgain",
-                        "action": "FailJobSet",
-                        "onJobFailureReasons": ["PodFailurePolicy"],
-                    }
-                ],
-            },
-            "replicatedJobs": [
-                {"name": "slice", "replicas": num_slices, "template": {"spec": job}}
-            ],
-        },
+        "spec": {"failurePolicy": restarts, "replicatedJobs": [slices]},
     }
+
+
+def _pod(
+    image: str, arguments: Sequence[str], libtpu: str, num_chips: int, bucket: str
+) -> dict[str, Any]:
+    """A host: its container, with its chips."""
+    chips = {"google.com/tpu": num_chips}
+    container: dict[str, Any] = {
+        "name": "cm3leon",
+        "image": image,
+        "command": ["python", "-m", "cm3leon_jax.main"],
+        "args": list(arguments),
+        "env": [
+            {"name": "CM3LEON_HOSTS", "value": "auto"},
+            {"name": "LIBTPU_INIT_ARGS", "value": libtpu},
+        ],
+        "ports": [{"containerPort": port} for port in _PORTS],
+        "resources": {"requests": chips, "limits": chips},
+    }
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": _GRACE_SECONDS,
+        "containers": [container],
+    }
+    if not bucket:
+        return {"spec": spec}
+    container["volumeMounts"] = [{"name": "bucket", "mountPath": f"/mnt/{bucket}"}]
+    spec["volumes"] = [_volume(bucket)]
+    return {"metadata": {"annotations": {"gke-gcsfuse/volumes": "true"}}, "spec": spec}
+
+
+def _job(pod: dict[str, Any], num_hosts: int) -> dict[str, Any]:
+    """A slice: as many pods at a time as it has hosts; one that fails ends them all."""
+    codes = {"containerName": "cm3leon", "operator": "In", "values": _NOT_AGAIN}
+    return {
+        "parallelism": num_hosts,
+        "completions": num_hosts,
+        "completionMode": "Indexed",
+        "backoffLimit": 0,
+        "podFailurePolicy": {"rules": [{"action": "FailJob", "onExitCodes": codes}]},
+        "template": pod,
+    }
+
+
+def _volume(bucket: str) -> dict[str, Any]:
+    """A bucket as a volume, by the cluster's driver for gcsfuse."""
+    attributes = {
+        "bucketName": bucket,
+        "mountOptions": "implicit-dirs,rename-dir-limit=100000",
+    }
+    driver = "gcsfuse.csi.storage.gke.io"
+    return {"name": "bucket", "csi": {"driver": driver, "volumeAttributes": attributes}}
 
 
 def main() -> None:
@@ -154,6 +168,7 @@ def main() -> None:
     parser.add_argument("--image", required=True)
     parser.add_argument("--slices", type=int, default=1)
     parser.add_argument("--spot", action="store_true")
+    parser.add_argument("--bucket", default="", help="mounted at /mnt/BUCKET")
     parser.add_argument("--max-restarts", type=int, default=100)
     parser.add_argument("arguments", nargs="*", help="of the job, after --")
     given = parser.parse_args()
@@ -165,6 +180,7 @@ def main() -> None:
             given.arguments,
             num_slices=given.slices,
             is_spot=given.spot,
+            bucket=given.bucket,
             max_restarts=given.max_restarts,
         )
     except ValueError as error:

@@ -6,6 +6,7 @@
 #
 #   SLICES   slices that work together; 1 if unset
 #   SPOT     true for nodes that may be taken away
+#   BUCKET   of Google Storage, mounted in every pod at /mnt/BUCKET
 #
 # The JobSet starts everything again by itself, until the job is done.
 set -euo pipefail
@@ -29,6 +30,7 @@ delete) kube delete jobset "$2" ;;
     (($# >= 3)) || { echo "error: NAME TOPOLOGY IMAGE and the job's arguments" >&2 && exit 2; }
     options=(--name "$1" --topology "$2" --image "$3" --slices "${SLICES:-1}")
     if [[ ${SPOT:-false} == true ]]; then options+=(--spot); fi
+    if [[ -n ${BUCKET:-} ]]; then options+=(--bucket "$BUCKET"); fi
     shift 3
     made=$(python3 "$HERE/jobset.py" "${options[@]}" -- "$@")
     if ((${#RUN[@]})); then echo "$made"; fi

@@ -10,7 +10,7 @@ import pytest
 
 from tests.launch import test_tpu
 
-cloud = test_tpu.cloud
+cloud, scripts = test_tpu.cloud, test_tpu.scripts
 ROOT = pathlib.Path(__file__).parent.parent.parent
 # The part of kubernetes-sigs/jobset's CRD (v1alpha2, of v0.9.1) that manifests use.
 SCHEMA = json.loads((pathlib.Path(__file__).parent / "jobset.schema.json").read_text())
@@ -58,7 +58,7 @@ def problems(value, schema, path=""):
     return found
 
 
-@pytest.mark.parametrize("options", [(), ("--spot", "--slices=4")])
+@pytest.mark.parametrize("options", [(), ("--spot", "--slices=4", "--bucket=b")])
 @pytest.mark.parametrize("topology", ["v4:2x2x4", "v5e:16x16", "v5p:4x4x4", "v6e:2x4"])
 def test_manifest_is_as_the_schema_wants_it(topology, options):
     assert not problems(make(f"--topology={topology}", *options), SCHEMA)
@@ -93,6 +93,16 @@ def test_hosts_chips_and_arguments_are_the_topologys_and_the_jobs():
         e["value"] for e in container["env"] if e["name"] == "LIBTPU_INIT_ARGS"
     ]
     assert "data_parallel_all_reduce_opt" in libtpu  # of several slices
+
+
+def test_bucket_is_mounted_where_the_arguments_say():
+    made = make("--topology=v5e:4x4", "--bucket=b")
+    job = made["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+    assert job["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}
+    (mount,) = job["spec"]["containers"][0]["volumeMounts"]
+    (volume,) = job["spec"]["volumes"]
+    assert mount == {"name": volume["name"], "mountPath": "/mnt/b"}
+    assert volume["csi"]["volumeAttributes"]["bucketName"] == "b"
 
 
 def test_topology_that_is_none_is_refused_by_its_name():

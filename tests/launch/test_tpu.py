@@ -26,8 +26,18 @@ exit ${{FAKE_CODE:-0}}
 """
 
 
+@pytest.fixture(scope="session")
+def scripts(tmp_path_factory):
+    """The scripts in a small repository, which is soon copied to hosts."""
+    root = tmp_path_factory.mktemp("repository")
+    shutil.copytree(ROOT / "launch", root / "launch")
+    shutil.copy(ROOT / "requirements.lock", root)
+    subprocess.run(["git", "init", "--quiet", root], check=True)
+    return root / "launch"
+
+
 @pytest.fixture
-def cloud(tmp_path, monkeypatch):
+def cloud(tmp_path, monkeypatch, scripts):
     """Makes a cloud that does what a script says, and the environment to talk to it."""
     root = tmp_path / "cloud"
     front = f"{root / 'front'}:{os.environ['PATH']}"
@@ -36,7 +46,12 @@ def cloud(tmp_path, monkeypatch):
     fake = tmp_path / "fake.sh"
     fake.write_text(FAKE.format(seen=tmp_path / "seen", steps=steps))
     settings = {"CLOUD": str(root), "PATH": front, "FAKE_JOB": f"bash {fake}"}
-    settings |= {"POD": "run", "ZONE": "us-west4-a", "TOPOLOGY": "v5e:4x4"}
+    settings |= {
+        "SCRIPTS": str(scripts),
+        "POD": "run",
+        "ZONE": "us-west4-a",
+        "TOPOLOGY": "v5e:4x4",
+    }
     settings |= {"POLL_SECONDS": "0.1", "CLOUDSDK_CONFIG": str(tmp_path / "gcloud")}
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
@@ -57,7 +72,7 @@ def cloud(tmp_path, monkeypatch):
 
 def launch(script, *arguments, limit=280, **environment):
     return subprocess.run(
-        [str(ROOT / f"launch/tpu/{script}.sh"), *arguments],
+        [f"{os.environ['SCRIPTS']}/tpu/{script}.sh", *arguments],
         capture_output=True,
         text=True,
         timeout=limit,

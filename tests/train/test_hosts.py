@@ -19,7 +19,7 @@ os.environ.update(
 from cm3leon_jax.train import hosts, meeting
 try:
     meeting.join()
-except ValueError as error:
+except (ValueError, TimeoutError) as error:
     print("refused:", error)
     os._exit(2)
 print(hosts.gather({"index": index}), hosts.first(index), hosts.any_of("x" * int(index)))
