@@ -114,12 +114,9 @@ def make_mesh(
       config: devices along each axis.
       devices: all devices of all hosts by default.
 
-    Of several TPU slices each holds whole copies of the parameters: only `data` crosses
-    the network between them.
-
     Raises:
       ValueError: if the axes do not multiply to the number of devices, or copies do not
-        divide among the slices.
+        divide among TPU slices.
     """
     devices = devices or jax.devices()
     sizes = [getattr(config, name) for name in AXES]
@@ -137,27 +134,16 @@ def make_mesh(
             f" that works is {_nearest(config, len(devices))}"
         )
     kinds = (jax.sharding.AxisType.Auto,) * len(AXES)
-    num_slices = _num_slices(devices)
-    if num_slices == 1:
+    # TPU slices hold whole copies: only `data` crosses the network between them.
+    chips = [device for device in devices if device.platform == "tpu"]
+    slices = {getattr(chip, "slice_index", 0) for chip in chips}
+    if len(slices) < 2:
         return jax.make_mesh(tuple(sizes), AXES, kinds, devices=devices)
-    copies, *rest = sizes
-    if copies % num_slices:
-        raise ValueError(
-            f"mesh.data={copies} must be a multiple of the {num_slices} slices, whose"
-            f" network carries gradients of whole copies; try mesh.data={num_slices},"
-            " mesh.fsdp=-1"
-        )
-    arranged = mesh_utils.create_hybrid_device_mesh(
-        (copies // num_slices, *rest), (num_slices, *(1 for _ in rest)), devices
-    )
+    if sizes[0] % len(slices):
+        raise ValueError(f"mesh.data={sizes[0]} must be a multiple of {slices=}")
+    inner, outer = (sizes[0] // len(slices), *sizes[1:]), (len(slices), 1, 1, 1)
+    arranged = mesh_utils.create_hybrid_device_mesh(inner, outer, devices)
     return jax.sharding.Mesh(arranged, AXES, axis_types=kinds)
-
-
-def _num_slices(devices: Sequence[jax.Device]) -> int:
-    """How many TPU slices the devices are of; of other devices all are one."""
-    if devices[0].platform != "tpu":
-        return 1
-    return len({getattr(device, "slice_index", 0) for device in devices})
 
 
 def axes(mesh: jax.sharding.Mesh | None, *logical: str) -> tuple[str, ...]:

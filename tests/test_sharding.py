@@ -133,7 +133,9 @@ class Chip:
 
 def test_slices_that_would_share_a_copy_are_refused():
     chips = [Chip(index // 4) for index in range(8)]
-    with pytest.raises(ValueError, match=r"mesh.data=1 must be a multiple of the 2 sl"):
+    with pytest.raises(
+        ValueError, match=r"mesh.data=1 must be a multiple of slices=\{0, 1\}"
+    ):
         sharding.make_mesh(sharding.MeshConfig(data=1, fsdp=-1), chips)
 
 
