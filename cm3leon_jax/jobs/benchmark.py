@@ -98,7 +98,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
             storage.write_bytes(job.part(number), text.encode())
     if job.hosts.is_first:
         hosts.wait([job.part(number) for number in range(len(chunks))], "parts")
-        _conclude(job, [job.part(number) for number in range(len(chunks))])
+        _conclude(job, [job.part(n) for n in range(len(chunks))], len(units))
 
 
 def _check(config: ml_collections.ConfigDict) -> None:
@@ -122,7 +122,7 @@ def _check(config: ml_collections.ConfigDict) -> None:
 def _units(job: _Job) -> list[list[Row]]:
     """The rows of every case: the captions of a picture, one question, one prompt."""
     config, found = job.config, {}
-    for row in _rows(job, config.split):
+    for row in _rows(job, config.split, job.refusals):
         is_joined = not job.is_drawing
         key = (row.group or row.id) if is_joined and row.is_pair else row.id
         found.setdefault(key, []).append(row)
@@ -139,18 +139,19 @@ def _units(job: _Job) -> list[list[Row]]:
     return units[:count]
 
 
-def _rows(job: _Job, split: str) -> Iterator[Row]:
+def _rows(job: _Job, split: str, refusals: Refusals | None = None) -> Iterator[Row]:
     return splits.read(
         job.config.folder,
         split,
         splits.SplitConfig(**job.config.splits.to_dict()),
-        job.refusals,
+        refusals or Refusals(),
         SourceConfig(**job.config.source.to_dict()),
     )
 
 
 def _loaded(job: _Job, rows: Sequence[Row]) -> list[loading.Loaded]:
-    return loading.load(rows, job.picture_config, job.refusals)
+    """Rows with their pictures; those whose picture is refused are no cases."""
+    return loading.load(rows, job.picture_config, Refusals())
 
 
 def _ask(config: ml_collections.ConfigDict) -> benchmark.AskConfig:
@@ -271,7 +272,7 @@ def _save(path: pathlib.Path, picture: np.ndarray) -> None:
     partial.replace(path)
 
 
-def _conclude(job: _Job, parts: Sequence[pathlib.Path]) -> None:
+def _conclude(job: _Job, parts: Sequence[pathlib.Path], num_asked: int) -> None:
     """Scores all parts; writes numbers, settings, answers and the page."""
     config = job.config
     lines = [json.loads(line) for path in parts for line in path.open()]
@@ -290,7 +291,8 @@ def _conclude(job: _Job, parts: Sequence[pathlib.Path]) -> None:
         "image_size": job.model.writer.image_size,
         "resize": _RESIZE,
         "cases": len(lines),
-        "refused": job.refusals.to_json()["by_reason"],
+        "without_a_picture": num_asked - len(lines),
+        "rows_refused": job.refusals.to_json()["by_reason"],
         "versions": resumption.versions(),
     }
     paper = dict(config.paper.to_dict())

@@ -21,7 +21,7 @@ from typing import Any
 
 import ml_collections
 
-from cm3leon_jax import storage
+from cm3leon_jax import sharding, storage
 from cm3leon_jax.data import shards
 from cm3leon_jax.evals import chance
 from cm3leon_jax.jobs import evaluate, folder, recipe, train
@@ -57,6 +57,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
       FileNotFoundError: If the shards are missing.
       ValueError: If a variant names an unknown field, or costs cannot be made equal.
     """
+    # Once, before anything asks for a device: the runs share this process.
+    sharding.use_platform(config.base.num_cpu_devices)
     plans = make_plans(config)
     if not folder.start(config, workdir):
         return
@@ -165,6 +167,7 @@ def _measured(
     """Trains one run, if it is not complete, and returns its numbers."""
     mine = ml_collections.ConfigDict(plan.config.to_dict())
     mine.seed = mine.loader.seed = seed
+    mine.num_cpu_devices = 0  # those that there are
     train.run(mine, str(where))
     found = dict(folder.summary(str(where)) or {})
     if config.evaluate:
