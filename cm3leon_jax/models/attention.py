@@ -204,12 +204,7 @@ def attend_cached(
     """
     k_BHMK, k_scale_BH1M = _parts(k_BHMK, q_BLHK.dtype)
     v_BHMK, v_scale_BH1M = _parts(v_BHMK, q_BLHK.dtype)
-    if q_BLHK.shape[1] == 1:
-        # The cache on the left: XLA on CPU would copy it transposed.
-        scores_BHML = jnp.einsum("bhmk,blhk->bhml", k_BHMK, q_BLHK)
-        scores_BHLM = scores_BHML.swapaxes(2, 3)
-    else:
-        scores_BHLM = jnp.einsum("blhk,bhmk->bhlm", q_BLHK, k_BHMK)
+    scores_BHLM = jnp.einsum("blhk,bhmk->bhlm", q_BLHK, k_BHMK)
     scores_BHLM *= q_BLHK.shape[-1] ** -0.5
     if k_scale_BH1M is not None:
         scores_BHLM *= k_scale_BH1M
@@ -217,6 +212,53 @@ def attend_cached(
     if v_scale_BH1M is not None:
         weights_BHLM *= v_scale_BH1M
     return jnp.einsum("bhlm,bhmk->blhk", weights_BHLM.astype(v_BHMK.dtype), v_BHMK)
+
+
+def attend_next(
+    q_B1HK: jax.Array,
+    new_k_B1HK: jax.Array,
+    new_v_B1HK: jax.Array,
+    k_BHMK: jax.Array | Rounded,
+    v_BHMK: jax.Array | Rounded,
+    mask_B11M: jax.Array,
+) -> jax.Array:
+    """Returns attention of one more token over the cache before it, and over itself.
+
+    Equal to `attend_cached` after `write`, but the cache is read as it was: XLA on CPU
+    would write into one copy of it for every reader. The cache stands on the left of
+    its products, else it would be copied transposed too.
+
+    Args:
+      q_B1HK: float[B, 1, H, K], query.
+      new_k_B1HK: float[B, 1, H, K], key of the token itself.
+      new_v_B1HK: float[B, 1, H, K], its value.
+      k_BHMK: float[B, H, M, K] or rounded, cached keys.
+      v_BHMK: float[B, H, M, K] or rounded, cached values.
+      mask_B11M: bool[B, 1, 1, M], True where the token may see an earlier slot.
+
+    Returns:
+      float[B, 1, H, K].
+    """
+    q_BHK1 = q_B1HK.transpose(0, 2, 3, 1) * q_B1HK.shape[-1] ** -0.5
+    new_k_BH1K, new_v_BH1K = (x.swapaxes(1, 2) for x in (new_k_B1HK, new_v_B1HK))
+    k_BHMK, k_scale_BH1M = _parts(k_BHMK, q_B1HK.dtype)
+    v_BHMK, v_scale_BH1M = _parts(v_BHMK, q_B1HK.dtype)
+    past_BH1M = jnp.einsum("bhmk,bhkl->bhml", k_BHMK, q_BHK1).swapaxes(2, 3)
+    past_BH1M = past_BH1M.astype(jnp.float32)
+    if k_scale_BH1M is not None:
+        past_BH1M *= k_scale_BH1M
+    self_BH11 = jnp.einsum("bhmk,bhkl->bhml", new_k_BH1K, q_BHK1).astype(jnp.float32)
+    past_BH1M = jnp.where(mask_B11M, past_BH1M, jnp.finfo(jnp.float32).min)
+    largest_BH11 = jnp.maximum(past_BH1M.max(-1, keepdims=True), self_BH11)
+    past_BH1M = jnp.exp(past_BH1M - largest_BH11)
+    self_BH11 = jnp.exp(self_BH11 - largest_BH11)
+    total_BH11 = past_BH1M.sum(-1, keepdims=True) + self_BH11
+    if v_scale_BH1M is not None:
+        past_BH1M *= v_scale_BH1M
+    past_BHM1 = past_BH1M.swapaxes(2, 3).astype(v_BHMK.dtype)
+    mixed_BHK1 = jnp.einsum("bhmk,bhml->bhkl", v_BHMK, past_BHM1)
+    mixed_BH1K = mixed_BHK1.swapaxes(2, 3) + self_BH11 * new_v_BH1K
+    return (mixed_BH1K / total_BH11).astype(q_B1HK.dtype).swapaxes(1, 2)
 
 
 def write(

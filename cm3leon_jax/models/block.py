@@ -161,11 +161,21 @@ class Block(nnx.Module):
           `(x_BLD, k_BHMK, v_BHMK)`.
         """
         q_BLHK, new_k_BLHK, new_v_BLHK = self._qkv(x_BLD)
-        k_BHMK = attention_lib.write(k_BHMK, new_k_BLHK, start)
-        v_BHMK = attention_lib.write(v_BHMK, new_v_BLHK, start)
-        # Written once, in place: XLA on CPU would write into a copy for each reader.
-        k_BHMK, v_BHMK = jax.lax.optimization_barrier((k_BHMK, v_BHMK))
-        mixed_BLHK = attention_lib.attend_cached(q_BLHK, k_BHMK, v_BHMK, mask_B1LM)
+        if x_BLD.shape[1] > 1:
+            k_BHMK = attention_lib.write(k_BHMK, new_k_BLHK, start)
+            v_BHMK = attention_lib.write(v_BHMK, new_v_BLHK, start)
+            mixed_BLHK = attention_lib.attend_cached(q_BLHK, k_BHMK, v_BHMK, mask_B1LM)
+        else:
+            slots_111M = jnp.arange(mask_B1LM.shape[-1])[None, None, None]
+            past_B11M = mask_B1LM & (slots_111M < start)
+            mixed_BLHK = attention_lib.attend_next(
+                q_BLHK, new_k_BLHK, new_v_BLHK, k_BHMK, v_BHMK, past_B11M
+            )
+            # Never true, but XLA must have read the cache before it knows where to
+            # write, and so writes in place; else it copies all of it at every step.
+            start += mixed_BLHK[0, 0, 0, 0] < -jnp.inf
+            k_BHMK = attention_lib.write(k_BHMK, new_k_BLHK, start)
+            v_BHMK = attention_lib.write(v_BHMK, new_v_BLHK, start)
         x_BLD = x_BLD + self._out(mixed_BLHK.astype(x_BLD.dtype))
         return x_BLD + self._mlp(x_BLD), k_BHMK, v_BHMK
 

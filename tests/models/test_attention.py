@@ -89,3 +89,29 @@ def test_gradient_is_finite_when_a_whole_row_is_padding():
     segments = jnp.zeros((1, 4), jnp.int32)
     grad = jax.grad(lambda q: attention.attend_packed(q, q, q, segments).sum())(q)
     assert np.isfinite(grad).all()
+
+
+@pytest.mark.parametrize("is_rounded", [False, True])
+def test_next_token_attends_to_the_cache_as_if_it_were_written(is_rounded):
+    rows, heads, slots, width = 3, 2, 9, 8
+    keys = jax.random.split(jax.random.key(0), 5)
+    draw = lambda key, *shape: jax.random.normal(key, shape)
+    k_BHMK, v_BHMK = (draw(key, rows, heads, slots, width) for key in keys[:2])
+    q, new_k, new_v = (draw(key, rows, 1, heads, width) for key in keys[2:])
+    start = 6
+    is_valid_BM = np.ones((rows, slots), bool)
+    is_valid_BM[1, :4] = is_valid_BM[2, :start] = False  # padding; nothing but itself
+    past = jnp.asarray((is_valid_BM & (np.arange(slots) < start))[:, None, None])
+    seen = jnp.asarray((is_valid_BM & (np.arange(slots) <= start))[:, None, None])
+    caches = (k_BHMK, v_BHMK)
+    if is_rounded:
+        caches = [attention.Rounded(*attention.rounded(x, 3)) for x in caches]
+    written = [
+        attention.write(cache, new, start)
+        for cache, new in zip(caches, (new_k, new_v), strict=True)
+    ]
+    expected = attention.attend_cached(q, *written, seen)
+    found = attention.attend_next(q, new_k, new_v, *caches, past)
+    # Its own key and value are not rounded before they are cached.
+    tolerance = 0.02 if is_rounded else 1e-5
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
