@@ -28,6 +28,7 @@ from cm3leon_jax.data import hosts, loading, splits
 from cm3leon_jax.data import pictures as picture_files
 from cm3leon_jax.data.hosts import Hosts
 from cm3leon_jax.data.refusals import Refusals
+from cm3leon_jax.data.sources import inputs
 from cm3leon_jax.data.sources.row import Row, SourceConfig
 from cm3leon_jax.decoding import engine, rerank
 from cm3leon_jax.decoding.sampling import Sampling
@@ -140,13 +141,17 @@ def _units(job: _Job) -> list[list[Row]]:
 
 
 def _rows(job: _Job, split: str, refusals: Refusals | None = None) -> Iterator[Row]:
-    return splits.read(
-        job.config.folder,
-        split,
-        splits.SplitConfig(**job.config.splits.to_dict()),
-        refusals or Refusals(),
-        SourceConfig(**job.config.source.to_dict()),
-    )
+    """The rows of a split; a file named after it is it, though no other split is there."""
+    config, refusals = job.config, refusals or Refusals()
+    source = SourceConfig(**config.source.to_dict())
+    found = splits.find(config.folder, source)
+    named = [one for one in found if inputs.split_of(one.name) == split]
+    if named and not any(one.split for one in found):
+        for one in named:
+            yield from inputs.rows(one, source, refusals)
+        return
+    how = splits.SplitConfig(**config.splits.to_dict())
+    yield from splits.read(config.folder, split, how, refusals, source)
 
 
 def _loaded(job: _Job, rows: Sequence[Row]) -> list[loading.Loaded]:

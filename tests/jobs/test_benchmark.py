@@ -110,6 +110,16 @@ def test_a_benchmark_of_questions_is_scored_by_group_with_examples(orders, tmp_p
     assert "By group" in page and "0.476" in page  # the paper's number beside ours
 
 
+def test_a_file_of_one_split_alone_is_that_split(orders, tmp_path):
+    _vqa(tmp_path / "vqa", "val2014", 5)
+    config = _config(tmp_path / "vqa", "okvqa,debug", num_cases=5)
+    for path in (tmp_path / "vqa").glob("v2_*"):
+        path.rename(path.with_name(path.name.removeprefix("v2_")))
+    evaluate.run(config, str(tmp_path / "out"))
+    numbers = folder.summary(str(tmp_path / "out"))["numbers"]
+    assert numbers["num_scored"] == 5 and numbers["vqa_accuracy"] == 0.4
+
+
 def test_parts_that_are_done_are_not_asked_again(orders, tmp_path):
     _vqa(tmp_path / "vqa", "train2014", 2)
     _vqa(tmp_path / "vqa", "val2014", 10)

@@ -211,8 +211,13 @@ def _checked(row: Row, config: SourceConfig, licences: set[str]) -> Row:
     return row
 
 
+def split_of(name: str) -> str:
+    """The split that an input's name begins with; empty if it begins with none."""
+    match = _SPLIT_PATTERN.match(pathlib.PurePosixPath(name).name)
+    return _SPLIT_NAMES[match[1]] if match else ""
+
+
 def _splits(names: list[str]) -> list[str]:
     """The split that each name begins with, if all do; else none."""
-    found = [_SPLIT_PATTERN.match(pathlib.PurePosixPath(name).name) for name in names]
-    splits = [_SPLIT_NAMES[match[1]] if match else "" for match in found]
+    splits = [split_of(name) for name in names]
     return splits if all(splits) and TRAIN in splits else [""] * len(names)

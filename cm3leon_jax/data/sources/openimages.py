@@ -3,7 +3,7 @@
     oidv6-train-annotations-bbox.csv   ImageID,Source,LabelName,Confidence,XMin,XMax,
                                        YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,
                                        IsDepiction,IsInside,...
-    class-descriptions-boxable.csv     /m/011k07,Tortoise       (no header)
+    class-descriptions-boxable.csv     /m/011k07,Tortoise       (oidv7-... has a header)
     train/000002b66c9c498e.jpg
 
 Note the order XMin, XMax, YMin, YMax. A group of more than five objects (`IsGroupOf`)
@@ -26,14 +26,14 @@ from cm3leon_jax.data.sources.row import Entry, Row, SourceConfig
 
 TITLE = "boxes of Open Images"
 _TABLE = "*annotations-bbox.csv"
-_NAMES = "class-descriptions-boxable.csv"
+_NAMES = "*class-descriptions-boxable.csv"
 _LEFT_OUT = ("IsGroupOf", "IsInside")
 _COLUMNS = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
 
 
 def find(root: pathlib.Path) -> list[str]:
     """The tables of boxes, if the names of classes are there."""
-    if not (root / _NAMES).is_file():
+    if not any(root.glob(_NAMES)):
         return []
     return sorted(path.name for path in root.glob(_TABLE))
 
@@ -45,7 +45,8 @@ def entries(root: pathlib.Path, name: str, config: SourceConfig) -> Iterator[Ent
       ValueError: If the table has other columns.
     """
     del config
-    with open(root / _NAMES, encoding="utf-8", newline="") as file:
+    described = min(root.glob(_NAMES))
+    with open(described, encoding="utf-8", newline="") as file:
         names = {line[0]: line[1] for line in csv.reader(file) if len(line) > 1}
     split = next((one for one in ("train", "validation", "test") if one in name), "")
     where, resolved = json_file.pictures(root, [split] if split else []), root.resolve()

@@ -26,7 +26,7 @@ from cm3leon_jax.data.sources import blob, folder, json_file
 from cm3leon_jax.data.sources.row import Entry, Row, SourceConfig, clean
 
 TITLE = "questions of VQA v2 or OK-VQA"
-_NAME = re.compile(r"(v2_)?OpenEnded_mscoco_(\w+?)_questions\.json")
+_NAME = re.compile(r"(v2_)?OpenEnded_mscoco_([\w-]+?)_questions\.json")
 
 
 def find(root: pathlib.Path) -> list[str]:

@@ -46,9 +46,13 @@ def test_questions_come_with_ten_answers_picture_by_picture(tmp_path, read, pref
     assert rows[0].picture.path.name == "COCO_train2014_000000000009.jpg"
 
 
-def test_a_test_split_has_questions_without_answers(tmp_path, read):
+@pytest.mark.parametrize("subset", ["test2015", "test-dev2015"])
+def test_a_test_split_has_questions_without_answers(tmp_path, read, subset):
     _vqa(tmp_path, [_asked(90, 9)], subset="test2015")
+    questions = tmp_path / "v2_OpenEnded_mscoco_test2015_questions.json"
+    questions.rename(questions.with_name(questions.name.replace("test2015", subset)))
     rows, by_reason, _ = read(tmp_path)
+    assert rows[0].picture.path.name == "COCO_test2015_000000000009.jpg"
     assert rows[0].columns["questions"][0]["answers"] == [] and not by_reason
 
 
