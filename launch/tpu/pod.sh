@@ -50,10 +50,22 @@ nodes() {
     fi
 }
 
-# What the queue says of the pod, ACTIVE when it can be used; NONE if there is none.
+# What the queue says of the pod, ACTIVE when it can be used; NONE if there is none,
+# UNKNOWN if the cloud does not answer.
 state() {
-    cloud compute tpus queued-resources describe "$POD" --zone="$ZONE" \
-        --format='value(state.state)' 2>/dev/null || echo NONE
+    local said
+    local ask=(compute tpus queued-resources describe "$POD" --zone="$ZONE"
+        --format='value(state.state)')
+    if $DRY_RUN; then
+        cloud "${ask[@]}"
+        echo ACTIVE
+    elif said=$(cloud "${ask[@]}" 2>&1); then
+        echo "$said"
+    elif [[ $said == *NOT_FOUND* ]]; then
+        echo NONE
+    else
+        echo UNKNOWN
+    fi
 }
 
 # Runs a command on all hosts of all slices.

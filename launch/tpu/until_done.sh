@@ -74,6 +74,6 @@ while true; do
     ACTIVE) look "$@" ;;
     NONE) "$HERE/create.sh" ${PROVISION:+"$PROVISION"} ;;
     SUSPENDED | FAILED) "$HERE/delete.sh" || count_failure "$now, and not deleted" ;;
-    esac # else it waits in the queue, or is being made or taken away
+    esac # else it waits in the queue, is being made or taken away, or is not known
     sleep "$POLL_SECONDS"
 done

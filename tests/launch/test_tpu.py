@@ -92,13 +92,14 @@ def words(command):
 
 def test_job_is_queued_set_up_preempted_and_goes_on_to_its_end(cloud, tmp_path):
     queue = ["WAITING_FOR_RESOURCES", "PROVISIONING"]
-    root = cloud(queue=queue, preempt_after=[3])
+    root = cloud(queue=queue, preempt_after=[3], silent_at=[1, 4])
     done = launch("until_done", *JOB, PROVISION="--spot")
     assert done.returncode == 0, done.stdout + done.stderr
     said = [line.partition("run: ")[2] for line in done.stdout.splitlines()]
     told = [line for line in said if line]
     before = [*queue, "ACTIVE", "started"]
-    assert told == ["NONE", *before, "SUSPENDED", "NONE", *before, "done"]
+    first = ["UNKNOWN", "NONE", queue[0], "UNKNOWN", *before[1:]]
+    assert told == [*first, "SUSPENDED", "NONE", *before, "done"]
     assert (root / "num_made").read_text() == "2"
     arguments = (tmp_path / "seen.arguments.1").read_text().splitlines()
     assert arguments == JOB  # as they were, spaces and all
