@@ -268,13 +268,13 @@ def _tie_making(
 
         return run
 
-    for trigger, action, inputs in (
-        (draw["button"].click, actions.draw, draw["inputs"]),
-        (draw["text"].submit, actions.draw, draw["inputs"]),
-        (fill["button"].click, actions.fill, fill["inputs"]),
-        (edit["button"].click, actions.edit, edit["inputs"]),
+    for trigger, action, inputs, name in (
+        (draw["button"].click, actions.draw, draw["inputs"], "draw"),
+        (draw["text"].submit, actions.draw, draw["inputs"], "draw_by_enter"),
+        (fill["button"].click, actions.fill, fill["inputs"], "fill"),
+        (edit["button"].click, actions.edit, edit["inputs"], "edit"),
     ):
-        trigger(making(action), inputs, outputs, show_progress="minimal")
+        trigger(making(action), inputs, outputs, show_progress="minimal", api_name=name)
 
 
 def _tie_writing(gr: Any, studio: Studio, describe: Any, made: Any) -> None:
@@ -293,8 +293,10 @@ def _tie_writing(gr: Any, studio: Studio, describe: Any, made: Any) -> None:
     inputs = [describe["picture"], describe["question"]]
     outputs = [describe["text"], made["shown"][1], made["shown"][2]]
     for kind in ("caption", "caption_long", "answer"):
-        describe[kind].click(writing(kind), inputs, outputs)
-    describe["question"].submit(writing("answer"), inputs, outputs)
+        describe[kind].click(writing(kind), inputs, outputs, api_name=kind)
+    describe["question"].submit(
+        writing("answer"), inputs, outputs, api_name="answer_by_enter"
+    )
 
 
 def _tie_choosing(
