@@ -330,7 +330,7 @@ def load(
       shapes: Padded shapes of the engine.
       with_bank: Whether to read embedder and bank, if the run has them.
       precision: One of `PRECISIONS`: the weights as they were trained, or in 8 bits,
-        or the cache too. Pictures change a little (`docs/benchmarks.md`).
+        or the cache too. Pictures change a little.
 
     Raises:
       FileNotFoundError: If there is no checkpoint, or a part of the run is gone.

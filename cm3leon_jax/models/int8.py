@@ -2,9 +2,9 @@
 
 Weight-only: the weights are read as int8 and multiplied in the model's dtype. A scale
 belongs to each output of a product (and to each id of the embedding), so it multiplies
-the result, not the weights. Decoding reads every weight for every id, so on a device
-that is bound by its memory a step takes a quarter of float32's time; XLA on CPU widens
-the weights in a pass of its own, and is slower for it (`benchmarks/decode.py`).
+the result, not the weights. Decoding reads every weight for every id: of float32's
+bytes a quarter. Speed and quality were not measured yet; `benchmarks/decode.py` has it as
+sides of its own.
 
 Letters: as in `transformer`.
 """
