@@ -32,13 +32,22 @@ def model_config(vocab_size, **changes):
 
 def random_model(config, seed=0):
     """A model none of whose arrays is zero, as those of the first step are."""
-    make = lambda: transformer.Transformer(config, rngs=nnx.Rngs(params=0))
     rng = np.random.default_rng(seed)
     arrays = {}
-    for name, leaf in checkpoint.flatten(jax.eval_shape(make)).items():
+    for name, leaf in checkpoint.flatten(_shapes(config)).items():
         std = 0.01 if "embedding" in name else 0.15
         arrays[name] = rng.normal(0, std, leaf.shape).astype(np.float32)
-    return state.fill(jax.eval_shape(make), arrays)
+    return fill(config, arrays)
+
+
+def fill(config, arrays):
+    """The model of a config with these arrays."""
+    return state.fill(_shapes(config), arrays)
+
+
+def _shapes(config):
+    make = lambda: transformer.Transformer(config, rngs=nnx.Rngs(params=0))
+    return jax.eval_shape(make)
 
 
 def arrays_of(model):

@@ -21,7 +21,15 @@ from typing import Any
 import numpy as np
 
 from cm3leon_jax import storage
-from cm3leon_jax.convert import card, folder, opt, picture_tokenizer, table, tokenizer
+from cm3leon_jax.convert import (
+    card,
+    chameleon,
+    folder,
+    opt,
+    picture_tokenizer,
+    table,
+    tokenizer,
+)
 from cm3leon_jax.models.block import TransformerConfig
 from cm3leon_jax.tokenizers import image as image_tokenizers
 from cm3leon_jax.tokenizers import text as text_tokenizers
@@ -33,6 +41,7 @@ TEXT_FILE = "text.model"
 PIXELS_FOLDER = "vqgan"
 OURS = "cm3leon"  # our key in config.json, which transformers keeps
 FORMAT = 1
+FAMILIES = {opt.MODEL_TYPE: opt, chameleon.MODEL_TYPE: chameleon}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +132,12 @@ def read_config(path: pathlib.Path) -> tuple[TransformerConfig, dict[str, Any] |
     record = storage.read_json(path / CONFIG)
     if not isinstance(record, dict):
         raise ValueError(f"{path / CONFIG} is no object; restore it")
-    config = opt.from_config(str(path / CONFIG), record)
+    kind = record.get("model_type")
+    if kind not in FAMILIES:
+        raise ValueError(
+            f"{path / CONFIG}: model_type={kind!r}; known: {', '.join(FAMILIES)}"
+        )
+    config = FAMILIES[kind].from_config(str(path / CONFIG), record)
     ours = record.get(OURS)
     if ours is not None and (
         not isinstance(ours, dict) or ours.get("format") != FORMAT
@@ -144,17 +158,25 @@ def open_weights(path: pathlib.Path, config: TransformerConfig) -> folder.Folder
         shape, or a tied head is another than the embedding.
     """
     found = folder.Folder(path)
-    ignored = (opt.TIED_HEAD,) if config.tie_embeddings else ()
-    table.check_names(str(path), found.specs, opt.rows(config), ignored)
-    has_head = config.tie_embeddings and opt.TIED_HEAD in found.specs
+    kind = family(config)
+    ignored = {name for name in found.specs if name.startswith(kind.FOREIGN)}
+    if config.tie_embeddings:
+        ignored.add(kind.TIED_HEAD)
+    table.check_names(str(path), found.specs, kind.rows(config), ignored)
+    has_head = config.tie_embeddings and kind.TIED_HEAD in found.specs
     if has_head and not np.array_equal(
-        found.read(opt.TIED_HEAD), found.read(opt.EMBEDDING)
+        found.read(kind.TIED_HEAD), found.read(kind.EMBEDDING)
     ):
         raise ValueError(
-            f"{path}: {opt.TIED_HEAD} differs from the embedding, but config.json"
+            f"{path}: {kind.TIED_HEAD} differs from the embedding, but config.json"
             " says tie_word_embeddings=true; set it to false if the head is its own"
         )
     return found
+
+
+def family(config: TransformerConfig) -> Any:
+    """The module with the table of a model: its positions tell which."""
+    return chameleon if config.positions == "rotary" else opt
 
 
 def read_text_model(path: pathlib.Path, vocab: Vocab, digest: str) -> bytes:

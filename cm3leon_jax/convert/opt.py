@@ -22,6 +22,7 @@ from cm3leon_jax.vocab import Vocab
 
 MODEL_TYPE = "opt"
 TIED_HEAD = "lm_head.weight"  # written by some programs though it is the embedding
+FOREIGN = ()  # beginnings of names of other models in the same folder
 EMBEDDING = "model.decoder.embed_tokens.weight"
 _NUM_UNUSED_POSITIONS = 2
 _EPSILON = 1e-5
@@ -53,6 +54,11 @@ def check(config: TransformerConfig) -> None:
     for name, needed in (
         ("activation", "relu"),
         ("qk_norm", False),
+        ("norm", "layer"),
+        ("norm_order", "pre"),
+        ("positions", "learned"),
+        ("gated_mlp", False),
+        ("kv_heads", config.num_heads),
         ("layer_norm_epsilon", _EPSILON),
         ("head_dim", config.model_dim // config.num_heads),
     ):

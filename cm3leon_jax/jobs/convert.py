@@ -135,7 +135,7 @@ def _from_hf(
         text_model = huggingface.read_text_model(
             source, info.vocab, info.text_tokenizer
         )
-    rows = opt.rows(model)
+    rows = huggingface.family(model).rows(model)
     dtype = np.dtype(jax.numpy.dtype(config.dtype))
     specs = table.our_specs(rows, dtype)
     begun.mkdir(parents=True, exist_ok=True)

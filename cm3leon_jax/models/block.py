@@ -27,6 +27,9 @@ REMAT_POLICIES = ("none", "full", "dots", "offload")
 Constrain = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
 
 _DTYPES = ("float32", "bfloat16")
+NORMS = ("layer", "rms")
+NORM_ORDERS = ("pre", "post")
+POSITIONS = ("learned", "rotary")
 
 
 def anywhere(x: jax.Array, logical: tuple[str | None, ...]) -> jax.Array:
@@ -55,6 +58,16 @@ class TransformerConfig:
       tie_embeddings: whether the head is the token embedding.
       qk_norm: whether queries and keys are normalised per head, with a learned
         scale (Chameleon, arXiv:2405.09818, section 2.3; not in CM3Leon).
+      qk_norm_per_head: whether each head has a scale and a shift of its own, as in the
+        published Chameleons.
+      num_kv_heads: heads of keys and values, each shared by as many neighbouring query
+        heads; None for one a query head.
+      norm: "layer" (without learned scale) or "rms" (with one).
+      norm_order: "pre" (of what a branch reads) or "post" (of what it adds, as in
+        Chameleon's 30B).
+      positions: "learned" (added to the embedding) or "rotary".
+      rope_theta: base of the rotary wavelengths.
+      gated_mlp: whether a second product gates the activation (SwiGLU with "silu").
       layer_norm_epsilon: added to the variance (1e-5 in OPT).
       dtype: of the computation, "float32" or "bfloat16".
       product_dtype: in training, of the factors of products with weights, whose sums
@@ -77,6 +90,13 @@ class TransformerConfig:
     activation: str = "relu"
     tie_embeddings: bool = True
     qk_norm: bool = False
+    qk_norm_per_head: bool = False
+    num_kv_heads: int | None = None
+    norm: str = "layer"
+    norm_order: str = "pre"
+    positions: str = "learned"
+    rope_theta: float = 10_000.0
+    gated_mlp: bool = False
     layer_norm_epsilon: float = 1e-5
     dtype: str = "float32"
     product_dtype: str | None = None
@@ -93,9 +113,26 @@ class TransformerConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         _check_name("activation", self.activation, layers.ACTIVATIONS)
         _check_name("remat", self.remat, REMAT_POLICIES)
+        _check_name("norm", self.norm, NORMS)
+        _check_name("norm_order", self.norm_order, NORM_ORDERS)
+        _check_name("positions", self.positions, POSITIONS)
+        if self.num_kv_heads is not None and (
+            self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads
+        ):
+            raise ValueError(
+                f"num_kv_heads={self.num_kv_heads} must divide the"
+                f" {self.num_heads} heads"
+            )
+        if self.positions == "rotary" and self.head_dim % 2:
+            raise ValueError(f"head_dim={self.head_dim} must be even to be rotated")
         for name in ("dtype", "param_dtype"):
             _check_name(name, getattr(self, name), _DTYPES)
         _check_name("product_dtype", self.product_dtype or self.dtype, _DTYPES)
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.num_kv_heads or self.num_heads
 
 
 class Block(nnx.Module):
@@ -106,14 +143,30 @@ class Block(nnx.Module):
         c = self.config = config
         normal = initializer(c, c.init_std)
         zeros = functools.partial(jnp.zeros, dtype=c.param_dtype)
-        qkv = normal(rngs.params(), (c.model_dim, 3, c.num_heads, c.head_dim))
-        self.qkv_D3HK = nnx.Param(qkv)
+        if c.kv_heads == c.num_heads:
+            qkv = normal(rngs.params(), (c.model_dim, 3, c.num_heads, c.head_dim))
+            self.qkv_D3HK = nnx.Param(qkv)
+        else:
+            q = normal(rngs.params(), (c.model_dim, c.num_heads, c.head_dim))
+            kv = normal(rngs.params(), (c.model_dim, 2, c.kv_heads, c.head_dim))
+            self.q_DHK, self.kv_D2GK = nnx.Param(q), nnx.Param(kv)
         self.out_HKD = nnx.Param(zeros((c.num_heads, c.head_dim, c.model_dim)))
         self.up_DF = nnx.Param(normal(rngs.params(), (c.model_dim, c.mlp_dim)))
         self.down_FD = nnx.Param(zeros((c.mlp_dim, c.model_dim)))
-        if c.qk_norm:
-            self.q_scale_K = nnx.Param(jnp.ones((c.head_dim,), c.param_dtype))
-            self.k_scale_K = nnx.Param(jnp.ones((c.head_dim,), c.param_dtype))
+        if c.gated_mlp:
+            self.gate_DF = nnx.Param(normal(rngs.params(), (c.model_dim, c.mlp_dim)))
+        ones = functools.partial(jnp.ones, dtype=c.param_dtype)
+        if c.norm == "rms":
+            self.attention_scale_D = nnx.Param(ones((c.model_dim,)))
+            self.mlp_scale_D = nnx.Param(ones((c.model_dim,)))
+        if c.qk_norm and c.qk_norm_per_head:
+            self.q_scale_HK = nnx.Param(ones((c.num_heads, c.head_dim)))
+            self.q_bias_HK = nnx.Param(zeros((c.num_heads, c.head_dim)))
+            self.k_scale_GK = nnx.Param(ones((c.kv_heads, c.head_dim)))
+            self.k_bias_GK = nnx.Param(zeros((c.kv_heads, c.head_dim)))
+        elif c.qk_norm:
+            self.q_scale_K = nnx.Param(ones((c.head_dim,)))
+            self.k_scale_K = nnx.Param(ones((c.head_dim,)))
 
     def __call__(
         self,
@@ -121,6 +174,7 @@ class Block(nnx.Module):
         segment_ids_BL: jax.Array,
         attention: kernels.Attention,
         constrain: Constrain = anywhere,
+        positions_BL: jax.Array | None = None,
     ) -> jax.Array:
         """Returns the residual stream after this layer.
 
@@ -129,12 +183,14 @@ class Block(nnx.Module):
           segment_ids_BL: int32[B, L], 1-based document number, 0 for padding.
           attention: of the signature of `attention.attend_packed`.
           constrain: see `Transformer.__call__`.
+          positions_BL: int32[B, L], needed where positions are rotary.
 
         Returns:
           float[B, L, D].
         """
         dtype = self.config.product_dtype
-        q_BLHK, k_BLHK, v_BLHK = self._qkv(x_BLD, dtype)
+        q_BLHK, k_BLGK, v_BLGK = self._qkv(x_BLD, positions_BL, dtype)
+        k_BLHK, v_BLHK = self._share(k_BLGK, 2), self._share(v_BLGK, 2)
         mixed_BLHK = attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL)
         residual = ("batch", "length", None)
         x_BLD = constrain(x_BLD + self._out(mixed_BLHK, dtype), residual)
@@ -147,29 +203,37 @@ class Block(nnx.Module):
         v_BHMK: jax.Array,
         mask_B1LM: jax.Array,
         start: jax.Array,
+        positions_BL: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns the residual stream and the cache with L more slots written.
 
         Args:
           x_BLD: float[B, L, D], residual stream of the new tokens.
-          k_BHMK: float[B, H, M, K], cached keys.
-          v_BHMK: float[B, H, M, K], cached values.
+          k_BHMK: float[B, H, M, K], cached keys, of `kv_heads` heads.
+          v_BHMK: float[B, H, M, K], cached values, likewise.
           mask_B1LM: bool[B, 1, L, M], slots that each new token may see.
           start: int32[], first slot to write.
+          positions_BL: int32[B, L], needed where positions are rotary.
 
         Returns:
           `(x_BLD, k_BHMK, v_BHMK)`.
         """
-        q_BLHK, new_k_BLHK, new_v_BLHK = self._qkv(x_BLD)
+        q_BLHK, new_k_BLHK, new_v_BLHK = self._qkv(x_BLD, positions_BL)
         if x_BLD.shape[1] > 1:
             k_BHMK = attention_lib.write(k_BHMK, new_k_BLHK, start)
             v_BHMK = attention_lib.write(v_BHMK, new_v_BLHK, start)
-            mixed_BLHK = attention_lib.attend_cached(q_BLHK, k_BHMK, v_BHMK, mask_B1LM)
+            seen = (self._share(k_BHMK, 1), self._share(v_BHMK, 1))
+            mixed_BLHK = attention_lib.attend_cached(q_BLHK, *seen, mask_B1LM)
         else:
             slots_111M = jnp.arange(mask_B1LM.shape[-1])[None, None, None]
             past_B11M = mask_B1LM & (slots_111M < start)
             mixed_BLHK = attention_lib.attend_next(
-                q_BLHK, new_k_BLHK, new_v_BLHK, k_BHMK, v_BHMK, past_B11M
+                q_BLHK,
+                self._share(new_k_BLHK, 2),
+                self._share(new_v_BLHK, 2),
+                self._share(k_BHMK, 1),
+                self._share(v_BHMK, 1),
+                past_B11M,
             )
             # Never true, but XLA must have read the cache before it knows where to
             # write, and so writes in place; else it copies all of it at every step.
@@ -180,19 +244,53 @@ class Block(nnx.Module):
         return x_BLD + self._mlp(x_BLD), k_BHMK, v_BHMK
 
     def _qkv(
-        self, x_BLD: jax.Array, dtype: str | None = None
+        self,
+        x_BLD: jax.Array,
+        positions_BL: jax.Array | None,
+        dtype: str | None = None,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries of all heads, keys and values of `kv_heads`."""
         c = self.config
-        x_BLD = layers.layer_norm(x_BLD, c.layer_norm_epsilon)
-        qkv_BL3HK = self._project(x_BLD, "qkv_D3HK", 1, dtype)
-        q_BLHK, k_BLHK, v_BLHK = layers.unstack(qkv_BL3HK, 2)
-        if c.qk_norm:
+        if c.norm_order == "pre":
+            x_BLD = self._norm(x_BLD, "attention_scale_D")
+        if c.kv_heads == c.num_heads:
+            qkv_BL3HK = self._project(x_BLD, "qkv_D3HK", 1, dtype)
+            q_BLHK, k_BLGK, v_BLGK = layers.unstack(qkv_BL3HK, 2)
+        else:
+            q_BLHK = self._project(x_BLD, "q_DHK", 1, dtype)
+            kv_BL2GK = self._project(x_BLD, "kv_D2GK", 1, dtype)
+            k_BLGK, v_BLGK = layers.unstack(kv_BL2GK, 2)
+        if c.qk_norm and c.qk_norm_per_head:
+            q_BLHK = _affine_norm(q_BLHK, self.q_scale_HK, self.q_bias_HK, c)
+            k_BLGK = _affine_norm(k_BLGK, self.k_scale_GK, self.k_bias_GK, c)
+        elif c.qk_norm:
             q_BLHK = _scaled_norm(q_BLHK, self.q_scale_K, c)
-            k_BLHK = _scaled_norm(k_BLHK, self.k_scale_K, c)
-        return q_BLHK, k_BLHK, v_BLHK
+            k_BLGK = _scaled_norm(k_BLGK, self.k_scale_K, c)
+        if c.positions == "rotary":
+            assert positions_BL is not None
+            q_BLHK = layers.rotate(q_BLHK, positions_BL, c.rope_theta)
+            k_BLGK = layers.rotate(k_BLGK, positions_BL, c.rope_theta)
+        return q_BLHK, k_BLGK, v_BLGK
+
+    def _share(self, x: Any, axis: int) -> Any:
+        """Repeats heads of keys or values for the queries that share them."""
+        c = self.config
+        if c.kv_heads == c.num_heads:
+            return x
+        return jnp.repeat(x, c.num_heads // c.kv_heads, axis=axis)
+
+    def _norm(self, x_BLD: jax.Array, name: str) -> jax.Array:
+        c = self.config
+        if c.norm == "rms":
+            scale_D = getattr(self, name)[...]
+            return layers.rms_norm(x_BLD, scale_D, c.layer_norm_epsilon)
+        return layers.layer_norm(x_BLD, c.layer_norm_epsilon)
 
     def _out(self, mixed_BLHK: jax.Array, dtype: str | None = None) -> jax.Array:
-        return self._project(mixed_BLHK, "out_HKD", 2, dtype)
+        added_BLD = self._project(mixed_BLHK, "out_HKD", 2, dtype)
+        if self.config.norm_order == "post":
+            return self._norm(added_BLD, "attention_scale_D")
+        return added_BLD
 
     def _mlp(
         self,
@@ -201,11 +299,19 @@ class Block(nnx.Module):
         constrain: Constrain = anywhere,
     ) -> jax.Array:
         c = self.config
-        x_BLD = layers.layer_norm(x_BLD, c.layer_norm_epsilon)
+        if c.norm_order == "pre":
+            x_BLD = self._norm(x_BLD, "mlp_scale_D")
         h_BLF = self._project(x_BLD, "up_DF", 1, dtype)
-        h_BLF = layers.ACTIVATIONS[c.activation](h_BLF)
+        if c.gated_mlp:
+            gate_BLF = self._project(x_BLD, "gate_DF", 1, dtype)
+            h_BLF = layers.ACTIVATIONS[c.activation](gate_BLF) * h_BLF
+        else:
+            h_BLF = layers.ACTIVATIONS[c.activation](h_BLF)
         h_BLF = constrain(h_BLF, ("batch", "length", "mlp"))
-        return self._project(h_BLF, "down_FD", 1, dtype)
+        added_BLD = self._project(h_BLF, "down_FD", 1, dtype)
+        if c.norm_order == "post":
+            return self._norm(added_BLD, "mlp_scale_D")
+        return added_BLD
 
     def _project(
         self, x: jax.Array, name: str, num_inputs: int, dtype: str | None
@@ -219,6 +325,19 @@ def _scaled_norm(
 ) -> jax.Array:
     scale_111K = scale_K[...].astype(x_BLHK.dtype)[None, None, None]
     return layers.layer_norm(x_BLHK, config.layer_norm_epsilon) * scale_111K
+
+
+def _affine_norm(
+    x_BLHK: jax.Array,
+    scale_HK: nnx.Param,
+    bias_HK: nnx.Param,
+    config: TransformerConfig,
+) -> jax.Array:
+    scale_11HK, bias_11HK = (
+        one[...].astype(x_BLHK.dtype)[None, None] for one in (scale_HK, bias_HK)
+    )
+    normed_BLHK = layers.layer_norm(x_BLHK, config.layer_norm_epsilon)
+    return normed_BLHK * scale_11HK + bias_11HK
 
 
 def initializer(config: TransformerConfig, std: float) -> Callable[..., jax.Array]:

@@ -116,8 +116,15 @@ def round_weights(model: Transformer, *, cache: bool = False) -> Int8Transformer
       cache: Whether keys and values are cached in 8 bits too.
 
     Raises:
-      ValueError: If the model is stacked.
+      ValueError: If the model is stacked, or has choices that CM3Leon does not make.
     """
+    c = model.config
+    is_ours = (c.norm, c.positions, c.gated_mlp) == ("layer", "learned", False)
+    if not is_ours or c.kv_heads != c.num_heads or c.qk_norm_per_head:
+        raise ValueError(
+            "weights in 8 bits are for CM3Leon's own layers; this model has"
+            f" norm={c.norm!r}, positions={c.positions!r}, gated_mlp={c.gated_mlp}"
+        )
     if isinstance(model.blocks, Block):
         raise ValueError(
             "only an unstacked model decodes; use transformer.unstack first"

@@ -34,6 +34,54 @@ def layer_norm(x: jax.Array, epsilon: float) -> jax.Array:
     return (centred * jax.lax.rsqrt(variance + epsilon)).astype(x.dtype)
 
 
+def rms_norm(x: jax.Array, scale_D: jax.Array, epsilon: float) -> jax.Array:
+    """Returns `x` with mean square 1 in its last dimension, times a learned scale.
+
+    Args:
+      x: float[..., D]; the norm is computed in float32.
+      scale_D: float[D].
+      epsilon: added to the mean square.
+
+    Returns:
+      float[..., D], in the dtype of `x`.
+
+    Source: Zhang and Sennrich, arXiv:1910.07467.
+    """
+    x32 = x.astype(jnp.float32)
+    square = jnp.square(x32).mean(-1, keepdims=True)
+    normed = (x32 * jax.lax.rsqrt(square + epsilon)).astype(x.dtype)
+    scale = scale_D.astype(x.dtype)
+    return normed * scale.reshape((1,) * (x.ndim - 1) + scale.shape)
+
+
+def rotate(x_BLHK: jax.Array, positions_BL: jax.Array, theta: float) -> jax.Array:
+    """Returns queries or keys turned by their positions: element i with i + K/2.
+
+    Scores of turned queries and keys depend on the difference of their positions alone.
+
+    Args:
+      x_BLHK: float[B, L, H, K], K even.
+      positions_BL: int32[B, L].
+      theta: base of the wavelengths, 10,000 as published.
+
+    Returns:
+      float[B, L, H, K], in the dtype of `x_BLHK`.
+
+    Source: Su et al., arXiv:2104.09864; the pairs are those of Llama's port to
+    transformers.
+    """
+    half = x_BLHK.shape[-1] // 2
+    frequencies = theta ** -(jnp.arange(half, dtype=jnp.float32) / half)
+    angles = positions_BL[:, :, None, None] * frequencies[None, None, None]
+    cos, sin = (
+        jnp.cos(angles).astype(x_BLHK.dtype),
+        jnp.sin(angles).astype(x_BLHK.dtype),
+    )
+    first, second = x_BLHK[..., :half], x_BLHK[..., half:]
+    turned = (first * cos - second * sin, second * cos + first * sin)
+    return jnp.concatenate(turned, axis=-1)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def project(
     x: jax.Array,

@@ -35,6 +35,17 @@ LOGICAL_AXES = {
     "out_HKD": ("heads", "head_dim", "embed"),
     "q_scale_K": ("head_dim",),
     "k_scale_K": ("head_dim",),
+    # Choices that CM3Leon does not make; few heads of keys may not divide by an axis.
+    "q_DHK": ("embed", "heads", "head_dim"),
+    "kv_D2GK": ("embed", "qkv", None, "head_dim"),
+    "gate_DF": ("embed", "mlp"),
+    "attention_scale_D": ("embed",),
+    "mlp_scale_D": ("embed",),
+    "final_scale_D": ("embed",),
+    "q_scale_HK": ("heads", "head_dim"),
+    "q_bias_HK": ("heads", "head_dim"),
+    "k_scale_GK": (None, "head_dim"),
+    "k_bias_GK": (None, "head_dim"),
     "up_DF": ("embed", "mlp"),
     "down_FD": ("mlp", "embed"),
 }
@@ -50,10 +61,13 @@ class Transformer(nnx.Module):
         self.token_embedding_VD = nnx.Param(
             embedding(rngs.params(), (c.vocab_size, c.model_dim))
         )
-        positions = block_lib.initializer(c, c.pos_init_std)
-        self.position_embedding_LD = nnx.Param(
-            positions(rngs.params(), (c.max_length, c.model_dim))
-        )
+        if c.positions == "learned":
+            positions = block_lib.initializer(c, c.pos_init_std)
+            self.position_embedding_LD = nnx.Param(
+                positions(rngs.params(), (c.max_length, c.model_dim))
+            )
+        if c.norm == "rms":
+            self.final_scale_D = nnx.Param(jnp.ones((c.model_dim,), c.param_dtype))
         if not c.tie_embeddings:
             self.head_VD = nnx.Param(
                 embedding(rngs.params(), (c.vocab_size, c.model_dim))
@@ -87,7 +101,10 @@ class Transformer(nnx.Module):
         attention = attention or attention_lib.attend_packed
 
         def layer(x_BLD, block):
-            return block(x_BLD, segment_ids_BL, attention, constrain), None
+            return (
+                block(x_BLD, segment_ids_BL, attention, constrain, positions_BL),
+                None,
+            )
 
         if self.config.remat != "none":
             policy = block_lib.remat_policy(self.config.remat)
@@ -99,7 +116,7 @@ class Transformer(nnx.Module):
         else:
             for block in _layers(self):
                 x_BLD, _ = layer(x_BLD, block)
-        return layers.layer_norm(x_BLD, self.config.layer_norm_epsilon)
+        return self._final_norm(x_BLD)
 
     def head(
         self, x_BLD: jax.Array, start: int = 0, size: int | None = None
@@ -151,7 +168,7 @@ class Transformer(nnx.Module):
           A cache of which no slot is written.
         """
         c = self.config
-        shape = (batch, c.num_heads, length, c.head_dim)
+        shape = (batch, c.kv_heads, length, c.head_dim)
         # Separate arrays: donation needs each buffer to appear once.
         pairs = [
             (jnp.zeros(shape, dtype or c.dtype), jnp.zeros(shape, dtype or c.dtype))
@@ -199,15 +216,21 @@ class Transformer(nnx.Module):
         per_layer = zip(_layers(self), cache.k_BHMK, cache.v_BHMK, strict=True)
         for block, k_BHMK, v_BHMK in per_layer:
             x_BLD, k_BHMK, v_BHMK = block.extend(
-                x_BLD, k_BHMK, v_BHMK, mask_B1LM, start
+                x_BLD, k_BHMK, v_BHMK, mask_B1LM, start, positions_BL
             )
             keys.append(k_BHMK)
             values.append(v_BHMK)
-        x_BLD = layers.layer_norm(x_BLD, self.config.layer_norm_epsilon)
+        x_BLD = self._final_norm(x_BLD)
         cache = attention_lib.KVCache(
             tuple(keys), tuple(values), valid_BM, start + length
         )
         return x_BLD, cache
+
+    def _final_norm(self, x_BLD: jax.Array) -> jax.Array:
+        c = self.config
+        if c.norm == "rms":
+            return layers.rms_norm(x_BLD, self.final_scale_D[...], c.layer_norm_epsilon)
+        return layers.layer_norm(x_BLD, c.layer_norm_epsilon)
 
     def _embed(
         self,
@@ -222,14 +245,16 @@ class Transformer(nnx.Module):
             constrain(tokens_BL, ids),
             constrain(positions_BL, ids),
         )
-        x_BLD, places_BLD = (
+        tables = [(self.token_embedding_VD, tokens_BL)]
+        if self.config.positions == "learned":
+            tables.append((self.position_embedding_LD, positions_BL))
+        x_BLD, *places = (
             jnp.asarray(layers.lookup(table[...], ids_BL, self.config.dtype))
-            for table, ids_BL in (
-                (self.token_embedding_VD, tokens_BL),
-                (self.position_embedding_LD, positions_BL),
-            )
+            for table, ids_BL in tables
         )
-        return constrain(x_BLD + places_BLD, columns)
+        for places_BLD in places:
+            x_BLD = x_BLD + places_BLD
+        return constrain(x_BLD, columns)
 
 
 def unstack(model: Transformer) -> Transformer:
