@@ -29,6 +29,7 @@ import pathlib
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -81,10 +82,24 @@ def main(argv: Sequence[str]) -> None:
     try:
         job.run(config, _WORKDIR.value)
     except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(_report(error, _WORKDIR.value))
+        _end(_report(error, _WORKDIR.value))
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         sys.exit(INTERRUPTED_EXIT_CODE)
+
+
+def _end(code: int) -> NoReturn:
+    """Ends the process, at once if it could not write.
+
+    Orbax leaves threads behind that wait many minutes for a folder that could not be
+    made, and the interpreter would wait for them.
+    """
+    if code == STORAGE_EXIT_CODE:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _log() -> None:

@@ -65,3 +65,30 @@ def test_mistake_is_one_line_and_leaves_nothing(tmp_path, arguments, message):
 def test_exit_code_says_whether_to_start_again(tmp_path, error, code, capsys):
     assert main._report(error, str(tmp_path)) == code
     assert capsys.readouterr().err.startswith("error: ")
+
+
+_FAILS = """
+import sys, threading, time, types
+from cm3leon_jax import main
+job = types.ModuleType("cm3leon_jax.jobs.fails")
+def run(config, workdir):
+    threading.Thread(target=time.sleep, args=(100,)).start()
+    raise OSError(28, "No space left on device")
+job.run = run
+sys.modules[job.__name__] = job
+main.run()
+"""
+
+
+def test_job_that_could_not_write_ends_whatever_threads_it_left(tmp_path):
+    config = tmp_path / "fails.py"
+    config.write_text(
+        "import ml_collections\n"
+        "def get_config():\n    return ml_collections.ConfigDict({'job': 'fails'})\n"
+    )
+    command = [sys.executable, "-c", _FAILS, "--config", config, "--workdir", tmp_path]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == main.STORAGE_EXIT_CODE
+    assert "error: [Errno 28] No space left on device" in done.stderr

@@ -59,6 +59,15 @@ def test_goodput_leaves_out_start_idle_time_death_and_repeated_steps(clock, tmp_
     assert second.goodput() == pytest.approx((4 + 3) * 1.5 / 134)
 
 
+@pytest.mark.parametrize("seconds", [-5000.0, 5000.0])
+def test_clock_that_jumps_leaves_goodput_a_share(clock, tmp_path, seconds):
+    pulse = heartbeat.Heartbeat(str(tmp_path), num_steps=20)
+    beats(pulse, clock, range(1, 4))
+    clock.now += seconds
+    beats(pulse, clock, range(4, 6))
+    assert 0 <= pulse.goodput() <= 1
+
+
 def test_heartbeat_says_how_a_run_goes(clock, tmp_path):
     pulse = heartbeat.Heartbeat(str(tmp_path), num_steps=12, tokens_per_step=100)
     with pulse.beating():
