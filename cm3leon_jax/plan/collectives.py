@@ -9,7 +9,8 @@ an operand of n bytes on each of g devices:
     all-to-all           n (g - 1) / g
     collective-permute   n
 
-Loops count by their trips. A TPU carries one collective through several fusions in
+Loops count by their trips. A TPU writes a reduce-scatter as a fusion of an all-reduce
+and the slice that is kept, named `all-reduce-scatter`. It carries one collective through several fusions in
 pieces; they share a chain and count once.
 """
 
@@ -27,6 +28,7 @@ KINDS = (
     "all-to-all",
     "collective-permute",
 )
+_SCATTER_FUSION = "all-reduce-scatter"
 _CHAIN = re.compile(r'chain_id="(\d+)"')
 _NAMED_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]")
@@ -63,6 +65,8 @@ def find(module: hlo.Module, num_devices: int) -> list[Collective]:
         kind = instruction.opcode.removesuffix("-start")
         if kind not in KINDS:
             continue
+        if where.startswith(_SCATTER_FUSION):
+            kind = "reduce-scatter"
         chain = _CHAIN.search(instruction.attributes)
         name = f"chain {chain.group(1)}" if chain else f"{where} {instruction.name}"
         group = group_size(instruction.attributes, num_devices)

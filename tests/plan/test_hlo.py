@@ -57,6 +57,33 @@ def test_find_counts_a_loops_collectives_by_its_trips_and_a_chain_once():
     }
 
 
+SCATTERED = """HloModule step
+
+%all-reduce-scatter.1 (input: f32[32,4]) -> f32[8,4] {
+  %input = f32[32,4]{1,0} parameter(0)
+  %all-reduce.1 = f32[32,4]{1,0} all-reduce(%input), replica_groups={{0,1,2,3}}, \
+to_apply=%add
+  %place = u32[] partition-id()
+  %zero = u32[] constant(0)
+  ROOT %kept = f32[8,4]{1,0} dynamic-slice(%all-reduce.1, %place, %zero), \
+dynamic_slice_sizes={8,4}
+}
+
+ENTRY %main (a: f32[32,4]) -> f32[8,4] {
+  %a = f32[32,4]{1,0} parameter(0)
+  ROOT %fusion = f32[8,4]{1,0} fusion(%a), kind=kCustom, calls=%all-reduce-scatter.1
+}
+"""
+
+
+def test_a_tpus_fusion_that_keeps_a_slice_of_a_sum_is_a_reduce_scatter():
+    found = collectives.find(hlo.parse(SCATTERED), num_devices=4)
+    assert collectives.by_kind(found) == {
+        "reduce-scatter": 3 / 4 * 512,
+        "total": 3 / 4 * 512,
+    }
+
+
 def test_traffic_leaves_out_what_stays_in_fast_memory():
     found = traffic.find(hlo.parse(TEXT))
     a_turn = 2 * (128 + 512) + 128  # two gathers, and a conversion's operand
