@@ -1,4 +1,4 @@
-"""Equal costs, overrides, intervals; one comparison trained for real."""
+"""Equal costs, overrides, intervals; runs themselves are the training job's."""
 
 import math
 
@@ -118,14 +118,3 @@ def test_runs_with_seeds_become_means_differences_and_intervals(
     text = (tmp_path / "c" / "compare.txt").read_text()
     assert "9 +- 4.97" in text and "-2 +- 0*" in text
     assert "<table" in (tmp_path / "c" / "compare.html").read_text()
-
-
-@pytest.mark.slow
-def test_a_comparison_is_trained_and_goes_on_where_it_stopped(config, tmp_path):
-    config.variants = {"none": config.variants.none, "two": config.variants.two}
-    compare.run(config, str(tmp_path / "c"))
-    whole = storage.read_json(tmp_path / "c" / "done.json")
-    assert len(whole["variants"]["two"]["runs"]) == 2
-    (tmp_path / "c" / "done.json").unlink()
-    compare.run(config, str(tmp_path / "c"))
-    assert storage.read_json(tmp_path / "c" / "done.json") == whole
