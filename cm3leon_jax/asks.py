@@ -234,7 +234,7 @@ def _complete(text: str, picture: np.ndarray | None) -> tuple:
     return tuple(parts) if picture is None else (*parts, picture)
 
 
-def _segmentation(text: str, picture: np.ndarray | None) -> tuple:
+def _segmentation(text: str, picture: Any) -> tuple:
     parts = segmentation.prompt(picture, text)
     return parts if text else parts[:-1]  # no empty text between two pictures
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from cm3leon_jax.decoding import engine, grammar, loop
 from cm3leon_jax.decoding.prompts import Request
-from cm3leon_jax.models import transformer
+from cm3leon_jax.models import attention, transformer
 from cm3leon_jax.vocab import Vocab
 
 MAX_BEAMS = 64
@@ -62,7 +62,7 @@ class _Search(NamedTuple):
     """The state of the search; a beginning that is not there scores -inf."""
 
     step: jax.Array
-    cache: transformer.KVCache
+    cache: attention.KVCache
     fed_BN: jax.Array
     scores_BN: jax.Array
     ids_BNT: jax.Array
@@ -210,7 +210,7 @@ def _finish(
     )
 
 
-def _take(cache: transformer.KVCache, rows_R: jax.Array) -> transformer.KVCache:
+def _take(cache: attention.KVCache, rows_R: jax.Array) -> attention.KVCache:
     """The cache with row r a copy of row `rows_R[r]`."""
     return cache._replace(
         k_BHMK=jax.tree.map(lambda x: x[rows_R], cache.k_BHMK),

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from cm3leon_jax.decoding import grammar, logits, sampling
-from cm3leon_jax.models import transformer
+from cm3leon_jax.models import attention, transformer
 from cm3leon_jax.vocab import Vocab
 
 
@@ -81,7 +81,7 @@ class Carry(NamedTuple):
 
     step: jax.Array
     fed_SB: jax.Array  # ids whose features come next
-    cache: transformer.KVCache
+    cache: attention.KVCache
     place: grammar.Place
     ids_BT: jax.Array
     written_B: jax.Array
@@ -187,7 +187,7 @@ def prefill(
     prompts_RL: jax.Array,
     lengths_R: jax.Array,
     slots: int,
-) -> transformer.KVCache:
+) -> attention.KVCache:
     """Returns the cache of all prompt ids but the last.
 
     Args:
@@ -210,8 +210,8 @@ def prefill(
 
 
 def _spread(
-    cache: transformer.KVCache, which_R: jax.Array, slots: int
-) -> transformer.KVCache:
+    cache: attention.KVCache, which_R: jax.Array, slots: int
+) -> attention.KVCache:
     """Gives every row its prompt's part of the cache, and room for `slots` in all."""
     more = slots - cache.valid_BM.shape[1]
     longer = lambda x: jnp.pad(x[which_R], [(0, 0), (0, 0), (0, more), (0, 0)])

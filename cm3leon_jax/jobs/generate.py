@@ -210,7 +210,7 @@ def _asks(
             text=request.text,
             picture=picture,
             box=tuple(request.box) or None,
-            mask=None if mask is None else mask.any(axis=-1),
+            mask=None if mask is None else np.asarray(mask.any(axis=-1)),
             boxes=tuple(tuple(box) for box in request.boxes),
             seed=request.seed + index,
             retrieve=request.retrieve,

@@ -32,6 +32,9 @@ class Rounded(NamedTuple):
     scale_BHM1: jax.Array
 
 
+Cached = jax.Array | Rounded  # keys or values of one layer
+
+
 class KVCache(NamedTuple):
     """Keys and values of the tokens seen so far, one pair of arrays a layer.
 
@@ -42,8 +45,8 @@ class KVCache(NamedTuple):
       length: int32[], slots written; the same for every row (pad on the left).
     """
 
-    k_BHMK: tuple[jax.Array | Rounded, ...]
-    v_BHMK: tuple[jax.Array | Rounded, ...]
+    k_BHMK: tuple[Cached, ...]
+    v_BHMK: tuple[Cached, ...]
     valid_BM: jax.Array
     length: jax.Array
 
@@ -185,8 +188,8 @@ attend_packed.defvjp(_packed_forward, _packed_backward)
 
 def attend_cached(
     q_BLHK: jax.Array,
-    k_BHMK: jax.Array | Rounded,
-    v_BHMK: jax.Array | Rounded,
+    k_BHMK: Cached,
+    v_BHMK: Cached,
     mask_B1LM: jax.Array,
 ) -> jax.Array:
     """Returns attention over a cache, whose keys lie head by head.
@@ -218,8 +221,8 @@ def attend_next(
     q_B1HK: jax.Array,
     new_k_B1HK: jax.Array,
     new_v_B1HK: jax.Array,
-    k_BHMK: jax.Array | Rounded,
-    v_BHMK: jax.Array | Rounded,
+    k_BHMK: Cached,
+    v_BHMK: Cached,
     mask_B11M: jax.Array,
 ) -> jax.Array:
     """Returns attention of one more token over the cache before it, and over itself.
@@ -261,9 +264,7 @@ def attend_next(
     return (mixed_BH1K / total_BH11).astype(q_B1HK.dtype).swapaxes(1, 2)
 
 
-def write(
-    cache_BHMK: jax.Array | Rounded, new_BLHK: jax.Array, start: jax.Array
-) -> jax.Array | Rounded:
+def write(cache_BHMK: Cached, new_BLHK: jax.Array, start: jax.Array) -> Cached:
     """Returns the cached keys or values with slots [start, start + L) written.
 
     Args:
@@ -301,9 +302,7 @@ def rounded(x: jax.Array, axis: int | tuple[int, ...]) -> tuple[jax.Array, jax.A
     return jnp.round(x / scale).astype(jnp.int8), scale
 
 
-def _parts(
-    cache_BHMK: jax.Array | Rounded, dtype: jnp.dtype
-) -> tuple[jax.Array, jax.Array | None]:
+def _parts(cache_BHMK: Cached, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array | None]:
     """A cache's numbers as factors, and the scale of each slot if it has one."""
     if isinstance(cache_BHMK, Rounded):
         scale_BH1M = cache_BHMK.scale_BHM1.swapaxes(2, 3)

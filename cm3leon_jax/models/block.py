@@ -199,18 +199,18 @@ class Block(nnx.Module):
     def extend(
         self,
         x_BLD: jax.Array,
-        k_BHMK: jax.Array,
-        v_BHMK: jax.Array,
+        k_BHMK: attention_lib.Cached,
+        v_BHMK: attention_lib.Cached,
         mask_B1LM: jax.Array,
         start: jax.Array,
         positions_BL: jax.Array | None = None,
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    ) -> tuple[jax.Array, attention_lib.Cached, attention_lib.Cached]:
         """Returns the residual stream and the cache with L more slots written.
 
         Args:
           x_BLD: float[B, L, D], residual stream of the new tokens.
-          k_BHMK: float[B, H, M, K], cached keys, of `kv_heads` heads.
-          v_BHMK: float[B, H, M, K], cached values, likewise.
+          k_BHMK: float[B, H, M, K] or rounded, cached keys, of `kv_heads` heads.
+          v_BHMK: float[B, H, M, K] or rounded, cached values, likewise.
           mask_B1LM: bool[B, 1, L, M], slots that each new token may see.
           start: int32[], first slot to write.
           positions_BL: int32[B, L], needed where positions are rotary.

@@ -10,6 +10,7 @@ Letters: as in `transformer`.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +82,7 @@ class Int8Transformer(Transformer):
         if not self.cache:
             return empty
 
-        def narrow(x_BHMK: jax.Array) -> attention_lib.Rounded:
+        def narrow(x_BHMK: Any) -> attention_lib.Rounded:
             values_BHMK = jnp.zeros(x_BHMK.shape, jnp.int8)
             return attention_lib.Rounded(
                 values_BHMK, jnp.zeros((*x_BHMK.shape[:3], 1), jnp.float32)

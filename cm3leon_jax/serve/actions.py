@@ -95,7 +95,8 @@ def fill(
     if picture.shape != whole.shape:  # it was enlarged, and the mask with it
         size = len(picture)
         factor = len(mask) // size
-        mask = mask.reshape(size, factor, size, factor).any(axis=(1, 3))
+        cells = mask.reshape(size, factor, size, factor)
+        mask = np.asarray(cells.any(axis=(1, 3)), bool)
     asked = Ask(
         "infill",
         text.strip(),
