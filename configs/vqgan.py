@@ -48,12 +48,27 @@ def get_config(arg=None):
         l1_weight=1.0,
         l2_weight=0.0,
         gradient_pyramid_weight=1.0,  # stands in for a perceptual loss
+        lpips_weight=0.0,  # of LPIPS; then gradient_pyramid_weight=0 is meant
+        crop_size=64,  # pixels a side that boxes of objects are resized to
         codebook_weight=1.0,
         beta=0.25,  # taming-transformers
         beta_legacy=False,
         adversarial_weight=0.8,
         adversarial_start=250_001,  # steps
         adversarial_ramp=1_000,  # steps
+    )
+    config.lpips = ()  # files of LPIPS' weights: VGG16 and heads, in one or two
+    config.objects = dict(  # boxes that count more (Make-A-Scene, section 3.2)
+        object_weight=0.0,
+        face_weight=0.0,
+        face_names=("face",),
+        max_boxes=8,  # a picture
+        min_side=0.05,  # of the picture
+    )
+    config.guard = dict(  # ends a run that has gone wrong
+        min_perplexity=8.0,  # codes; 0 for never
+        max_rise=3.0,  # of the reconstruction terms over their least; 0 for never
+        after_steps=5_000,
     )
     config.codebook = dict(
         use_mean=False,
@@ -87,7 +102,8 @@ def get_config(arg=None):
 
 def _make_small(config, arg):
     config.model = _quick(arg["codes"])
-    config.loss.update(l2_weight=1.0, gradient_pyramid_weight=0.0)
+    config.loss.update(l2_weight=1.0, gradient_pyramid_weight=0.0, crop_size=16)
+    config.guard.update(min_perplexity=0.0, max_rise=0.0)
     config.loss.adversarial_weight = 0.0  # without a discriminator
     config.codebook.update(use_mean=True, decay=0.95)
     config.optimizer.update(

@@ -129,19 +129,27 @@ def _loaded(
         text=row.text,
         columns=row.columns,
         others={name: _taken(decoded[one]) for name, one in others.items()},
-        boxes=_boxes(row.picture, row.columns, config),
+        boxes=named_boxes(row.picture, row.columns, config),
         **provenance,
     )
     check(task)
     return Loaded(row, parts, task)
 
 
-def _boxes(
+def named_boxes(
     picture: AbstractBlob, columns: Mapping[str, Any], config: PictureConfig
 ) -> tuple[Box, ...]:
-    """The boxes that lie within what is left of the picture, as shares of it.
+    """Returns the boxes that lie within what is left of a picture, as shares of it.
 
     They come in pixels, or as shares of the whole picture (`boxes_are_shares`).
+
+    Args:
+      picture: the file, for its size.
+      columns: a row's, of which `boxes` may be one.
+      config: how the picture is cut.
+
+    Raises:
+      RefusedError: if the column is malformed.
     """
     column = columns.get("boxes")
     if not column:

@@ -3,8 +3,12 @@
 Letters: N pictures, Y and X rows and columns, C colours, P codes a picture.
 """
 
+import jax
 import numpy as np
 
+from cm3leon_jax.models import lpips as lpips_lib
+
+_AT_ONCE = 16  # pictures of a pass through LPIPS' network
 _WINDOW = 8  # pixels a side of the blocks that SSIM compares
 _LUMINANCE, _CONTRAST = (0.01 * 255) ** 2, (0.03 * 255) ** 2  # SSIM, section III.B
 
@@ -83,6 +87,27 @@ def ssim(a_NYXC: np.ndarray, b_NYXC: np.ndarray) -> np.ndarray:
     above = (2 * mean_a * mean_b + _LUMINANCE) * (2 * covariance + _CONTRAST)
     below = (mean_a**2 + mean_b**2 + _LUMINANCE) * (variance_a + variance_b + _CONTRAST)
     return (above / below).mean(axis=(1, 2, 3))
+
+
+def lpips(a_NYXC: np.ndarray, b_NYXC: np.ndarray, network: lpips_lib.Lpips) -> float:
+    """Returns the mean LPIPS distance of pairs, a few at a time.
+
+    Args:
+      a_NYXC: uint8[N, Y, X, 3].
+      b_NYXC: uint8[N, Y, X, 3].
+      network: with its trained weights.
+    """
+    distance = jax.jit(lambda network, a, b: network(a / 127.5 - 1.0, b / 127.5 - 1.0))
+    each = [
+        np.asarray(
+            distance(
+                network,
+                *(x[i : i + _AT_ONCE].astype(np.float32) for x in (a_NYXC, b_NYXC)),
+            )
+        )
+        for i in range(0, len(a_NYXC), _AT_ONCE)
+    ]
+    return float(np.concatenate(each).mean())
 
 
 def perplexity(counts_C: np.ndarray) -> float:

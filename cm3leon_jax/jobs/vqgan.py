@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import io
 import pathlib
+from collections.abc import Sequence
 from concurrent import futures
 from typing import Any
 
@@ -21,14 +22,25 @@ import numpy as np
 from PIL import Image
 
 from cm3leon_jax import sharding, storage
-from cm3leon_jax.data import gallery, pictures, shuffled, splits
+from cm3leon_jax.convert import lpips
+from cm3leon_jax.data import crops, gallery, pictures, shuffled, splits
 from cm3leon_jax.data.refusals import Refusals, RefusedError
 from cm3leon_jax.data.sources import folder as source
 from cm3leon_jax.evals import reconstruction
 from cm3leon_jax.jobs import folder
 from cm3leon_jax.models import discriminator, vqgan
+from cm3leon_jax.models import lpips as lpips_lib
 from cm3leon_jax.tokenizers import image
-from cm3leon_jax.train import checkpoint, codebook, loop, metrics, pixels
+from cm3leon_jax.train import (
+    checkpoint,
+    codebook,
+    loop,
+    metrics,
+    perceptual,
+    pixel_guard,
+    pixels,
+    players,
+)
 
 SHEET = "reconstructions.png"
 _SHEET_COLUMNS, _SHEET_ROWS = 12, 4
@@ -42,7 +54,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
       FileNotFoundError: If there are no pictures.
       ValueError: If there are too few pictures, the shape is impossible, or the batch
         does not divide among the devices.
-      FloatingPointError: If a loss is not finite.
+      FloatingPointError: If a loss is not finite, or the guard sees a collapse.
     """
     if not folder.start(config, workdir):
         return
@@ -50,24 +62,33 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     sharding.check_batch(config.batch_size)
     root = pathlib.Path(workdir)
     shape = vqgan.VqganConfig(**config.model)
-    optimizer = pixels.OptimizerConfig(
+    optimizer = players.OptimizerConfig(
         num_steps=config.loop.num_steps, **config.optimizer
     )
     loss = pixels.LossConfig(**config.loss)
     judge = discriminator.DiscriminatorConfig(**config.discriminator)
     step = pixels.make_step(loss, codebook.CodebookConfig(**config.codebook), optimizer)
+    network = _perceptual_network(config)
     refusals = Refusals()
-    train, held_out = (
+    (train, boxes), (held_out, _) = (
         _read(config, split, refusals) for split in (splits.TRAIN, splits.VALIDATION)
     )
     storage.write_json(root / "refusals.json", refusals.to_json())
-    evaluate = functools.partial(_evaluate, held_out[: config.num_evaluated], root)
-    put_state, put_batch = _placement()
-    one_step = jax.jit(step, donate_argnums=0)
+    evaluate = functools.partial(
+        _evaluate, held_out[: config.num_evaluated], network, root
+    )
+    put_state, put_batch = players.placement()
+    one_step, judging = jax.jit(step, donate_argnums=0), put_state(network)
+
+    def take(state: pixels.PixelState, rows: np.ndarray):
+        """One step on the pictures of these numbers."""
+        aids = pixels.Aids(jax.tree.map(lambda x: put_batch(x[rows]), boxes), judging)
+        return one_step(state, put_batch(train[rows]), aids)
+
     final = loop.run(
         put_state(pixels.init(shape, judge, loss, optimizer, seed=config.seed)),
-        lambda state, batch: one_step(state, put_batch(batch)),
-        shuffled.Shuffled(train, config.batch_size, seed=config.seed),
+        take,
+        shuffled.Shuffled(np.arange(len(train)), config.batch_size, seed=config.seed),
         num_steps=config.loop.num_steps,
         checkpointer=checkpoint.Checkpointer(str(root / "checkpoints")),
         writer=metrics.Writer(str(root / "metrics.jsonl")),
@@ -75,6 +96,9 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         save_every=config.loop.save_every,
         evaluate=evaluate,
         eval_every=config.loop.eval_every,
+        inspect=pixel_guard.PixelGuard(
+            pixel_guard.PixelGuardConfig(**config.guard)
+        ).inspect,
     )
     image.save(pixels.averaged(final), root / image.EXPORT)
     summary = evaluate(final)
@@ -82,19 +106,25 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     folder.finish(workdir, summary)
 
 
-def _placement():
-    """Returns what puts a state on every device, and a batch's rows over them all."""
-    mesh = sharding.make_mesh(sharding.MeshConfig())
-    rows = jax.sharding.NamedSharding(mesh, sharding.spec(("batch",)))
-    everywhere = jax.sharding.NamedSharding(mesh, sharding.spec(()))
-    put_state = functools.partial(jax.device_put, device=everywhere)
-    return put_state, functools.partial(jax.make_array_from_process_local_data, rows)
+def _perceptual_network(config: ml_collections.ConfigDict) -> lpips_lib.Lpips | None:
+    """LPIPS where its weights are given; refuses a weight of a term without them."""
+    if config.loss.lpips_weight and not config.lpips:
+        raise ValueError(
+            f"loss.lpips_weight={config.loss.lpips_weight} needs LPIPS' weights; name"
+            " their files in config.lpips, or set it to 0 (the gradient pyramid stands"
+            " in by loss.gradient_pyramid_weight)"
+        )
+    return lpips.read(config.lpips) if config.lpips else None
 
 
 def _read(
     config: ml_collections.ConfigDict, split: str, refusals: Refusals
-) -> np.ndarray:
-    """Reads a split's pictures and those that its columns name: uint8[N, Y, X, 3]."""
+) -> tuple[np.ndarray, perceptual.Crops | None]:
+    """Reads a split's pictures and those that its columns name, and the first's boxes.
+
+    Returns:
+      uint8[N, Y, X, 3], and boxes where they count more than the rest.
+    """
     rule = pictures.PictureConfig(
         image_size=config.model.image_size, min_side=config.pictures.min_side
     )
@@ -113,7 +143,27 @@ def _read(
     ]
     with futures.ThreadPoolExecutor(config.num_threads) as pool:
         more = list(pool.map(lambda path: _load(path, rule, refusals), files))
-    return np.concatenate([found.pictures, *(picture for picture in more)])
+    read = np.concatenate([found.pictures, *(picture for picture in more)])
+    return read, _crops(config, found.rows, len(read), rule, refusals)
+
+
+def _crops(
+    config: ml_collections.ConfigDict,
+    rows: Sequence[source.Row],
+    num_pictures: int,
+    rule: pictures.PictureConfig,
+    refusals: Refusals,
+) -> perceptual.Crops | None:
+    """The boxes of the rows' pictures, those without any weighing nothing."""
+    objects = crops.CropConfig(**config.objects)
+    if not objects.is_used:
+        return None
+    boxes, weights = crops.read(rows, objects, rule, refusals)
+    missing = num_pictures - len(rows)  # pictures of further columns have no boxes
+    return perceptual.Crops(
+        np.pad(boxes, ((0, missing), (0, 0), (0, 0))),
+        np.pad(weights, ((0, missing), (0, 0))),
+    )
 
 
 def _named_files(row: source.Row, columns: Any, refusals: Refusals):
@@ -141,16 +191,22 @@ def _load(
 
 
 def _evaluate(
-    held_out_NYXC: np.ndarray, root: pathlib.Path, state: pixels.PixelState
+    held_out_NYXC: np.ndarray,
+    network: lpips_lib.Lpips | None,
+    root: pathlib.Path,
+    state: pixels.PixelState,
 ) -> dict[str, float]:
     """Measures the averaged weights as a tokenizer; writes the sheet."""
     tokenizer = image.ImageTokenizer(pixels.averaged(state))
     codes_NP = tokenizer.encode(held_out_NYXC)
     back_NYXC = tokenizer.decode(codes_NP)
     storage.write_bytes(root / SHEET, sheet(held_out_NYXC, back_NYXC))
-    return reconstruction.evaluate(
+    found = reconstruction.evaluate(
         held_out_NYXC, back_NYXC, codes_NP, tokenizer.codebook_size
     )
+    if network is not None:
+        found["lpips"] = reconstruction.lpips(held_out_NYXC, back_NYXC, network)
+    return found
 
 
 def sheet(originals_NYXC: np.ndarray, reconstructions_NYXC: np.ndarray) -> bytes:

@@ -14,16 +14,13 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
-from jax import flatten_util
 
 from cm3leon_jax.models import convolution, quantizer, vqgan
 from cm3leon_jax.models import discriminator as discriminators
+from cm3leon_jax.models import lpips as lpips_lib
 from cm3leon_jax.train import codebook as codebooks
-from cm3leon_jax.train import perceptual
-
-MAX_ADAPTIVE_WEIGHT = 1e4  # taming-transformers, vqperceptual.py
+from cm3leon_jax.train import perceptual, players
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +31,8 @@ class LossConfig:
       l1_weight: of the mean absolute difference of pixels in [-1, 1].
       l2_weight: of the mean squared difference.
       gradient_pyramid_weight: of the stand-in for a perceptual loss.
+      lpips_weight: of LPIPS, whose network the step is given then.
+      crop_size: pixels a side that each given box is resized to, see `Crops`.
       codebook_weight: of both codebook terms.
       beta: of the term that pulls latents to entries, 1 being the weight of the
         other one. Not used on a codebook of moving means but for the first.
@@ -50,40 +49,14 @@ class LossConfig:
     l1_weight: float = 1.0
     l2_weight: float = 0.0
     gradient_pyramid_weight: float = 1.0
+    lpips_weight: float = 0.0
+    crop_size: int = 32
     codebook_weight: float = 1.0
     beta: float = 0.25
     beta_legacy: bool = False
     adversarial_weight: float = 0.8
     adversarial_start: int = 250_001
     adversarial_ramp: int = 1_000
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """Adam with a warm-up and a cosine, for both players.
-
-    Attributes:
-      peak_lr: the tokenizer's largest learning rate.
-      discriminator_lr: the discriminator's.
-      warmup_steps: linear growth.
-      num_steps: steps of the whole run.
-      final_share: the last learning rate over the largest.
-      beta1: decay of the mean of gradients.
-      beta2: decay of the mean of squares.
-      clip_norm: largest norm of the gradients of a player.
-      average_decay: of the moving average of the weights, which is what is
-        exported.
-    """
-
-    peak_lr: float = 5e-6
-    discriminator_lr: float = 4.5e-6
-    warmup_steps: int = 1_000
-    num_steps: int = 800_000
-    final_share: float = 0.1
-    beta1: float = 0.5
-    beta2: float = 0.9
-    clip_norm: float = 1.0
-    average_decay: float = 0.999
 
 
 class PixelState(NamedTuple):
@@ -106,38 +79,26 @@ class PixelState(NamedTuple):
     counts: codebooks.CodeCounts
 
 
-class Players(NamedTuple):
-    """The optimizers of the two players."""
+class Aids(NamedTuple):
+    """What a step may be given beside pictures.
 
-    model: optax.GradientTransformation
-    discriminator: optax.GradientTransformation
+    Attributes:
+      crops: boxes in the pictures that count more, or None.
+      lpips: the network of the perceptual term, or None; it is not trained.
+    """
 
-
-def optimizers(config: OptimizerConfig) -> Players:
-    """Returns the two players' optimizers, of weights as one vector (see `_apply`)."""
-    return Players(
-        *(
-            optax.chain(
-                optax.clip_by_global_norm(config.clip_norm),
-                optax.adam(schedule(peak, config), config.beta1, config.beta2),
-            )
-            for peak in (config.peak_lr, config.discriminator_lr)
-        )
-    )
+    crops: perceptual.Crops | None = None
+    lpips: lpips_lib.Lpips | None = None
 
 
-def schedule(peak: float, config: OptimizerConfig) -> optax.Schedule:
-    """Returns the learning rate by step: linear warm-up, then a cosine."""
-    return optax.warmup_cosine_decay_schedule(
-        0.0, peak, config.warmup_steps, config.num_steps, peak * config.final_share
-    )
+NO_AIDS = Aids()
 
 
 def init(
     shape: vqgan.VqganConfig,
     discriminator: discriminators.DiscriminatorConfig,
     loss: LossConfig,
-    optimizer: OptimizerConfig,
+    optimizer: players.OptimizerConfig,
     *,
     seed: int,
 ) -> PixelState:
@@ -154,20 +115,20 @@ def init(
     @jax.jit  # one program for all weights; one by one they compile far longer
     def make() -> PixelState:
         """Both players and their moments."""
-        players = optimizers(optimizer)
+        both = players.optimizers(optimizer)
         # "rbg" compiles several times faster than threefry, at every kernel's shape.
         rngs = nnx.Rngs(jax.random.key(seed, impl="rbg"))
         model = vqgan.Vqgan(shape, rngs=rngs)
         judge, judge_optimizer = None, None
         if loss.adversarial_weight:
             judge = discriminators.PatchDiscriminator(discriminator, rngs=rngs)
-            judge_optimizer = players.discriminator.init(_vector(judge))
+            judge_optimizer = both.discriminator.init(players.vector(judge))
         return PixelState(
             step=jnp.zeros((), jnp.int32),
             model=model,
-            average_W=_vector(model),
+            average_W=players.vector(model),
             discriminator=judge,
-            optimizer=(players.model.init(_vector(model)), judge_optimizer),
+            optimizer=(both.model.init(players.vector(model)), judge_optimizer),
             counts=codebooks.init(model.quantize.embedding[...]),
         )
 
@@ -180,7 +141,7 @@ def averaged(state: PixelState) -> vqgan.Vqgan:
     The codebook is taken as it is: half-way between an entry's old place and the one
     where it was revived there is nothing.
     """
-    model = _like(state.model, state.average_W)
+    model = players.like(state.model, state.average_W)
     model.quantize.embedding[...] = state.model.quantize.embedding[...]
     return model
 
@@ -195,9 +156,12 @@ def codebook_terms(quantized: quantizer.Quantized, config: LossConfig) -> jax.Ar
 
 
 def reconstruction_loss(
-    output_BYXC: jax.Array, image_BYXC: jax.Array, config: LossConfig
+    output_BYXC: jax.Array,
+    image_BYXC: jax.Array,
+    config: LossConfig,
+    aids: Aids = NO_AIDS,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns the weighted sum of the pixel terms, and each of them by name."""
+    """Returns the weighted sum of the terms between pictures, and each by name."""
     chex.assert_equal_shape([output_BYXC, image_BYXC])
     terms = {"l1": jnp.mean(jnp.abs(output_BYXC - image_BYXC))}
     total = config.l1_weight * terms["l1"]
@@ -207,63 +171,43 @@ def reconstruction_loss(
         pyramid = perceptual.gradient_pyramid(output_BYXC, image_BYXC)
         terms["gradient_pyramid"] = pyramid
         total += config.gradient_pyramid_weight * pyramid
+    if aids.lpips is not None:
+        terms["lpips"] = jnp.mean(aids.lpips(output_BYXC, image_BYXC))
+        total += config.lpips_weight * terms["lpips"]
+    if aids.crops is not None:
+        terms["crops"] = perceptual.crop_loss(
+            output_BYXC, image_BYXC, aids.crops, config.crop_size, aids.lpips
+        )
+        total += terms["crops"]
     return total, terms | {"reconstruction": total}
 
 
-def adaptive_weight(
-    reconstruction_gradient: jax.Array, adversarial_gradient: jax.Array
-) -> jax.Array:
-    """Returns how much the adversarial term counts, from both gradients' norms.
-
-    The adversarial term is scaled to pull on the last layer as strongly as the
-    reconstruction does, at most `MAX_ADAPTIVE_WEIGHT` times.
-
-    Args:
-      reconstruction_gradient: float[...], of the last layer's kernel.
-      adversarial_gradient: float[...], likewise.
-
-    Returns:
-      float[], in [0, MAX_ADAPTIVE_WEIGHT], without gradient.
-
-    Source: Taming Transformers, arXiv:2012.09841, equation 7.
-    """
-    norms = [
-        jnp.sqrt(jnp.sum(gradient**2))
-        for gradient in (reconstruction_gradient, adversarial_gradient)
-    ]
-    weight = jnp.clip(norms[0] / (norms[1] + 1e-4), 0.0, MAX_ADAPTIVE_WEIGHT)
-    return jax.lax.stop_gradient(weight)
-
-
-def hinge_loss(real_BYXC: jax.Array, fake_BYXC: jax.Array) -> jax.Array:
-    """Returns the discriminator's hinge loss from scores of real and fake patches."""
-    real = jnp.mean(jax.nn.relu(1.0 - real_BYXC))
-    return 0.5 * (real + jnp.mean(jax.nn.relu(1.0 + fake_BYXC)))
-
-
 def make_step(
-    loss: LossConfig, codebook: codebooks.CodebookConfig, optimizer: OptimizerConfig
-) -> Callable[[PixelState, jax.Array], tuple[PixelState, dict[str, jax.Array]]]:
-    """Returns `step(state, pictures) -> (state, metrics)`, to be jitted by the caller.
+    loss: LossConfig,
+    codebook: codebooks.CodebookConfig,
+    optimizer: players.OptimizerConfig,
+) -> Callable[..., tuple[PixelState, dict[str, jax.Array]]]:
+    """Returns `step(state, pictures, aids) -> (state, metrics)`, for the caller to jit.
 
-    `pictures` is uint8[B, Y, X, 3]. The same state and pictures give the same result.
+    `pictures` is uint8[B, Y, X, 3], `aids` an `Aids`, which may be left out. The same
+    state and pictures give the same result.
     A step whose gradients are not finite changes no weight and counts as `skipped`.
     """
-    players = optimizers(optimizer)
+    both = players.optimizers(optimizer)
     revive_steps = codebook.revive_until * optimizer.num_steps
 
-    def step(state: PixelState, pictures_BYXC: jax.Array):
+    def step(state: PixelState, pictures_BYXC: jax.Array, aids: Aids = NO_AIDS):
         """One move of both players, then the codebook's."""
         image_BYXC = vqgan.from_bytes(pictures_BYXC)
-        objective = _objective(state, image_BYXC, loss, codebook.use_mean)
+        objective = _objective(state, image_BYXC, loss, codebook.use_mean, aids)
         gradients, (output_BYXC, quantized, metrics) = jax.grad(
             objective, has_aux=True
         )(state.model)
-        model, model_optimizer, skipped = _apply(
-            players.model, gradients, state.optimizer[0], state.model
+        model, model_optimizer, skipped = players.apply(
+            both.model, gradients, state.optimizer[0], state.model
         )
         discriminator, discriminator_optimizer, more = _discriminator_step(
-            state, image_BYXC, output_BYXC, loss, players.discriminator
+            state, image_BYXC, output_BYXC, loss, both.discriminator
         )
         latents_ND, codes_N = _flat(quantized)
         entries_CD, counts, use = codebooks.update(
@@ -276,7 +220,7 @@ def make_step(
             can_revive=state.step < revive_steps,
         )
         model.quantize.embedding[...] = entries_CD
-        average_W = _average(
+        average_W = players.average(
             state.average_W, model, state.step, optimizer.average_decay
         )
         metrics |= more | use | {"skipped": skipped}
@@ -297,7 +241,9 @@ def _flat(quantized: quantizer.Quantized) -> tuple[jax.Array, jax.Array]:
     return latents_ND, quantized.codes_BYX.reshape(-1)
 
 
-def _objective(state: PixelState, image_BYXC, loss: LossConfig, use_mean: bool):
+def _objective(
+    state: PixelState, image_BYXC, loss: LossConfig, use_mean: bool, aids: Aids
+):
     """Returns what the tokenizer minimises, as a function of the tokenizer."""
 
     def objective(model: vqgan.Vqgan):
@@ -308,13 +254,15 @@ def _objective(state: PixelState, image_BYXC, loss: LossConfig, use_mean: bool):
             model.post_quant_conv(quantized.vectors_BYXD)
         )
         output_BYXC = model.decoder.last(features_BYXC)
-        total, terms = reconstruction_loss(output_BYXC, image_BYXC, loss)
+        total, terms = reconstruction_loss(output_BYXC, image_BYXC, loss, aids)
         if use_mean:
             total += loss.codebook_weight * loss.beta * quantized.commitment_loss
         else:
             total += codebook_terms(quantized, loss)
         if state.discriminator is not None:
-            term, more = _adversarial(state, model, features_BYXC, image_BYXC, loss)
+            term, more = _adversarial(
+                state, model, features_BYXC, image_BYXC, loss, aids
+            )
             total, terms = total + term, terms | more
         terms |= {"loss": total, "commitment": quantized.commitment_loss}
         return total, (output_BYXC, quantized, terms)
@@ -322,26 +270,26 @@ def _objective(state: PixelState, image_BYXC, loss: LossConfig, use_mean: bool):
     return objective
 
 
-def _adversarial(state, model, features_BYXC, image_BYXC, loss: LossConfig):
+def _adversarial(state, model, features_BYXC, image_BYXC, loss: LossConfig, aids: Aids):
     """Returns the tokenizer's adversarial term, scaled, and its numbers."""
     judge = state.discriminator
     fixed_BYXC = jax.lax.stop_gradient(features_BYXC)
     last = lambda conv: convolution.unfold(conv(fixed_BYXC), model.decoder.patch_size)
-    reconstruct = lambda conv: reconstruction_loss(last(conv), image_BYXC, loss)[0]
+    reconstruct = lambda conv: reconstruction_loss(last(conv), image_BYXC, loss, aids)[
+        0
+    ]
     deceive = lambda conv: -jnp.mean(judge(last(conv)))
     held = jax.lax.stop_gradient(model.decoder.conv_out)
-    weight = adaptive_weight(
+    weight = players.adaptive_weight(
         jax.grad(reconstruct)(held).kernel[...], jax.grad(deceive)(held).kernel[...]
     )
     term = -jnp.mean(judge(model.decoder.last(features_BYXC)))
-    scale = loss.adversarial_weight * _ramp(state.step, loss) * weight
+    scale = (
+        loss.adversarial_weight
+        * players.ramp(state.step, loss.adversarial_start, loss.adversarial_ramp)
+        * weight
+    )
     return scale * term, {"adversarial": term, "adaptive_weight": weight}
-
-
-def _ramp(step: jax.Array, loss: LossConfig) -> jax.Array:
-    """Returns 0 before the adversarial start, then up to 1."""
-    since = (step - loss.adversarial_start + 1).astype(jnp.float32)
-    return jnp.clip(since / max(loss.adversarial_ramp, 1), 0.0, 1.0)
 
 
 def _discriminator_step(state, image_BYXC, output_BYXC, loss, player):
@@ -353,47 +301,9 @@ def _discriminator_step(state, image_BYXC, output_BYXC, loss, player):
 
     def objective(judge):
         """The discriminator's loss."""
-        return plays * hinge_loss(judge(image_BYXC), judge(fake_BYXC))
+        return plays * players.hinge_loss(judge(image_BYXC), judge(fake_BYXC))
 
     value, gradients = jax.value_and_grad(objective)(judge)
-    judge, optimizer, skipped = _apply(player, gradients, optimizer, judge)
+    judge, optimizer, skipped = players.apply(player, gradients, optimizer, judge)
     metrics = {"discriminator": value, "discriminator_skipped": skipped}
     return judge, optimizer, metrics
-
-
-def _apply(player: optax.GradientTransformation, gradients, optimizer_state, model):
-    """Returns the model and optimizer after a step, unchanged if it is not finite.
-
-    All weights are one vector here: in a small network hundreds of little operations
-    take longer, to compile and to run, than the arithmetic in them.
-    """
-    gradients_W, weights_W = _vector(gradients), _vector(model)
-
-    def move():
-        """The weights and moments after the update."""
-        updates_W, state = player.update(gradients_W, optimizer_state, weights_W)
-        return weights_W + updates_W, state
-
-    is_finite = jnp.isfinite(optax.tree.norm(gradients_W))
-    # A branch, not a selection: its result is not computed anew for every weight.
-    new_W, new_state = jax.lax.cond(
-        is_finite, move, lambda: (weights_W, optimizer_state)
-    )
-    return _like(model, new_W), new_state, 1.0 - is_finite.astype(jnp.float32)
-
-
-def _vector(model) -> jax.Array:
-    """Returns all weights of a model: float32[W]."""
-    return flatten_util.ravel_pytree(model)[0]
-
-
-def _like(model, weights_W: jax.Array):
-    """Returns a model with the weights of `_vector`."""
-    return flatten_util.ravel_pytree(model)[1](weights_W)
-
-
-def _average(average_W: jax.Array, model: vqgan.Vqgan, step: jax.Array, decay: float):
-    """Returns the moving average; young averages forget faster."""
-    done = step.astype(jnp.float32)
-    decay = jnp.minimum(decay, (1.0 + done) / (10.0 + done))
-    return decay * average_W + (1.0 - decay) * _vector(model)

@@ -77,3 +77,24 @@ def test_too_few_pictures_are_refused(folder, tmp_path):
     config.batch_size = 64
     with pytest.raises(ValueError, match="do not fill a batch of 64"):
         vqgan.run(config, str(tmp_path / "run"))
+
+
+def test_boxes_join_the_loss_and_terms_without_their_weights_are_refused(
+    folder, tmp_path
+):
+    lines = [json.loads(x) for x in (folder / "metadata.jsonl").read_text().split("\n")]
+    for line in lines[1:]:
+        line["boxes"] = [{"name": "face", "box": [0, 0, 32, 32]}]
+    lines[1]["boxes"] = [{"name": "face", "box": [9, 0, 3]}]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    config = _config(folder)
+    config.splits.num_validation = 4
+    config.objects.face_weight = 2.0
+    vqgan.run(config, str(tmp_path / "run"))
+    entries = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(entries[0])["crops"] > 0
+    refused = storage.read_json(tmp_path / "run" / "refusals.json")
+    assert "column boxes" in json.dumps(refused)
+    config.loss.lpips_weight = 1.0
+    with pytest.raises(ValueError, match="needs LPIPS' weights"):
+        vqgan.run(config, str(tmp_path / "other"))

@@ -38,8 +38,7 @@ def _model(scale=4, **options):
     return nnx.merge(graph, nnx.from_flat_state(flat))
 
 
-@pytest.mark.parametrize("scale", [2, 4])
-@pytest.mark.parametrize("use_bicubic_base", [False, True])
+@pytest.mark.parametrize(("scale", "use_bicubic_base"), [(2, True), (4, False)])
 def test_tiles_are_the_whole_picture(scale, use_bicubic_base):
     model = _model(scale, use_bicubic_base=use_bicubic_base)
     size = 8 if scale == 4 else 16
