@@ -43,6 +43,7 @@ def get_config(arg=None):
     config.model = ""  # folder of a run
     config.prompt = ""  # one drawing; or
     config.requests = ""  # a JSONL file
+    config.upscaler = ""  # folder of an upscaler: pictures are also kept enlarged
     config.show = True  # every result on the terminal
     config.requests_at_once = 8 if arg["debug"] else 256
     config.request = dict(  # what a request does not say

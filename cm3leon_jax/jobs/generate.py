@@ -3,6 +3,7 @@
     results/000003_000.json  what was asked, what came out, from what
     results/000003_000.png   the picture, if it is one; its metadata hold the same
     results/000003_000_1.png a picture among several turns: the second
+    results/000003_000_large.png   the same enlarged, if the config names an upscaler
     results.jsonl           all of them in order, written last
     results.html            the same as a page
     failed.jsonl            requests that could not be fulfilled, with the reason
@@ -33,6 +34,7 @@ from cm3leon_jax.decoding.sampling import Sampling
 from cm3leon_jax.jobs import folder
 from cm3leon_jax.reports import provenance
 from cm3leon_jax.reports import results as reports
+from cm3leon_jax.upscalers import rrdb
 
 _MAX_LINE_BYTES = 1_000_000
 _LOGGER = logging.getLogger(__name__)
@@ -111,6 +113,7 @@ def _make(config: ml_collections.ConfigDict, root: pathlib.Path) -> dict[str, in
     """Fulfils the requests, writes the lists and the page; returns how many."""
     lines = list(_lines(config))
     model = api.load(config.model)
+    upscaler = rrdb.Upscaler.load(config.upscaler) if config.upscaler else None
     results = root / "results"
     failed: list[dict[str, Any]] = []
     todo = []
@@ -122,11 +125,11 @@ def _make(config: ml_collections.ConfigDict, root: pathlib.Path) -> dict[str, in
             elif not (results / f"{job.name}.json").exists():
                 todo.append(job)
             if len(todo) >= config.requests_at_once:
-                _fulfil(todo, model, results)
+                _fulfil(todo, model, upscaler, results)
                 todo = []
             bar.update(job.name.endswith("_000"))
         if todo:
-            _fulfil(todo, model, results)
+            _fulfil(todo, model, upscaler, results)
     made = [storage.read_json(path) for path in sorted(results.glob("*.json"))]
     _write_lines(root / "results.jsonl", made)
     _write_lines(root / "failed.jsonl", failed)
@@ -243,7 +246,12 @@ def _given(
     return pictures.load(path, pictures.PictureConfig(image_size=image_size))
 
 
-def _fulfil(jobs: Sequence[_Job], model: api.Model, results: pathlib.Path) -> None:
+def _fulfil(
+    jobs: Sequence[_Job],
+    model: api.Model,
+    upscaler: rrdb.Upscaler | None,
+    results: pathlib.Path,
+) -> None:
     made = model.fulfil([job.ask for job in jobs if job.ask is not None])
     for job, each in zip(jobs, made, strict=True):
         given = job.line.get("picture", "")
@@ -256,6 +264,8 @@ def _fulfil(jobs: Sequence[_Job], model: api.Model, results: pathlib.Path) -> No
                 results / record["file_name"],
                 provenance.png(each.picture, each.provenance),
             )
+            if upscaler:
+                record |= _enlarged(job.name, each, upscaler, results)
         if each.turns:
             record["written"] = _write_turns(job.name, each, results)
         # Last: a result counts as there when its record is.
@@ -275,6 +285,18 @@ def _write_turns(
         storage.write_bytes(results / file_name, provenance.png(turn, made.provenance))
         written.append({"picture": file_name})
     return written
+
+
+def _enlarged(
+    name: str, made: api.Made, upscaler: rrdb.Upscaler, results: pathlib.Path
+) -> dict[str, Any]:
+    """Writes a picture's large version; returns what its record says of it."""
+    assert made.picture is not None
+    more = {"upscaler": upscaler.digest, "large_file_name": f"{name}_large.png"}
+    large = upscaler.enlarge(made.picture[None])[0]
+    data = provenance.png(large, {**made.provenance, "upscaler": upscaler.digest})
+    storage.write_bytes(results / more["large_file_name"], data)
+    return more
 
 
 def _result(

@@ -5,12 +5,15 @@ import json
 
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
 from cm3leon_jax import api
 from cm3leon_jax.decoding.writer import Result
 from cm3leon_jax.jobs import folder, generate
+from cm3leon_jax.models import super_resolution
 from cm3leon_jax.reports import provenance
+from cm3leon_jax.upscalers import rrdb
 from cm3leon_jax.vocab import Vocab
 from configs import generate as config_file
 
@@ -172,3 +175,22 @@ def test_results_are_shown_on_a_page_and_again_by_the_same_command(
     assert page.count("<img") == 3
     assert ">words<" in page
     assert page.count(">a dog<") == 2
+
+
+def test_pictures_are_kept_enlarged_too_if_an_upscaler_is_named(tmp_path, writer):
+    shape = super_resolution.SuperResolutionConfig(2, 4, 1, 4, use_bicubic_base=True)
+    model = super_resolution.SuperResolution(shape, rngs=nnx.Rngs(0))
+    digest = rrdb.save(model, tmp_path / "upscaler")
+    config = _config(tmp_path, GOOD)
+    config.upscaler = str(tmp_path / "upscaler")
+    generate.run(config, str(tmp_path / "out"))
+    results = tmp_path / "out" / "results"
+    drawn, large = (Image.open(results / f"000000_000{x}.png") for x in ("", "_large"))
+    assert (drawn.size, large.size) == ((8, 8), (16, 16))
+    # An untrained network on a bicubic base: the picture's one colour stays.
+    assert np.asarray(large).max() == np.asarray(drawn).max() == 5
+    record = json.loads((results / "000000_000.json").read_text())
+    assert record["upscaler"] == digest
+    inside = provenance.read(results / "000000_000_large.png")
+    assert inside["upscaler"] == digest
+    assert not list(results.glob("000001*_large.png"))  # a caption
