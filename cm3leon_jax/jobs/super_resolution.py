@@ -63,16 +63,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         _read(config, split, refusals) for split in (splits.TRAIN, splits.VALIDATION)
     )
     storage.write_json(root / "refusals.json", refusals.to_json())
-    batches = pairs.Pairs(
-        train,
-        _tokenised(config, train),
-        degradation.DegradationConfig(**config.degradation),
-        scale=shape.scale,
-        batch_size=config.batch_size,
-        crop_size=config.crop_size,
-        tokenised_share=config.tokenised_share if config.tokenizer else 0.0,
-        seed=config.seed,
-    )
+    batches = _pairs(config, train)
     evaluate = functools.partial(
         _evaluate, config, held_out[: config.num_evaluated], root
     )
@@ -98,6 +89,20 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     summary = evaluate(final)
     print("  ".join(f"{name}: {value:.3f}" for name, value in summary.items()))
     folder.finish(workdir, summary)
+
+
+def _pairs(config: ml_collections.ConfigDict, train: np.ndarray) -> pairs.Pairs:
+    """Batches of degraded and tokenised pictures beside their originals."""
+    return pairs.Pairs(
+        train,
+        _tokenised(config, train),
+        degradation.DegradationConfig(**config.degradation),
+        scale=config.model.scale,
+        batch_size=config.batch_size,
+        crop_size=config.crop_size,
+        tokenised_share=config.tokenised_share if config.tokenizer else 0.0,
+        seed=config.seed,
+    )
 
 
 def _read(
