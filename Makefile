@@ -51,7 +51,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check . && $(BIN)/ruff check .
 
 types: $(READY)
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:
 	rm -rf $(VENV) runs/quickstart

@@ -32,6 +32,7 @@ _EXTRAS = {
     "torch": ["torch>=2.6", "transformers>=5.0"],
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda13]"],
+    "serve": ["gradio>=6"],  # the page to try it on
     "watch": ["tensorboardX>=2.6.5"],  # event files without TensorFlow
     "wandb": ["wandb>=0.31"],
     "beam": ["apache-beam>=2.77"],  # lowers pillow and pyarrow: in a venv of its own
