@@ -260,7 +260,7 @@ def _quick(config, num_steps):
 
 def _debug(config, size):
     """The size's own proportions, a thirty-second as wide and a twelfth as deep."""
-    small(config, length=128, rows=4)
+    small(config, length=192, rows=4)
     width, heads = size["dim"] // 32, size["heads"] // 8
     config.model.update(
         num_layers=size["layers"] // 12,

@@ -53,7 +53,7 @@ def start(config: ml_collections.ConfigDict, workdir: str) -> bool:
     if _holds_work(folder) and (folder / _CONFIG).exists():
         found = storage.read_json(folder / _CONFIG)
         former = _FORMER.get(plain.get("job"), {})
-        differences = compare(filled(found, former), plain)
+        differences = compare(filled(found, former, plain), plain)
         if differences:
             shown = "; ".join(differences[:_MAX_SHOWN])
             more = len(differences) - _MAX_SHOWN
@@ -81,12 +81,15 @@ def summary(workdir: str) -> dict[str, Any] | None:
     return storage.read_json(path) if path.exists() else None
 
 
-def filled(found: Any, former: Any) -> Any:
-    """A config with what it lacks of a former one, section by section."""
-    if not isinstance(found, dict) or not isinstance(former, dict):
+def filled(found: Any, former: Any, now: Any) -> Any:
+    """A config with the fields of now that it lacks, as they formerly were."""
+    if not all(isinstance(each, dict) for each in (found, former, now)):
         return found
-    whole = former | found
-    return {key: filled(value, former.get(key)) for key, value in whole.items()}
+    whole = {key: value for key, value in former.items() if key in now} | found
+    return {
+        key: filled(value, former.get(key), now.get(key))
+        for key, value in whole.items()
+    }
 
 
 def compare(old: Any, new: Any, path: str = "config") -> list[str]:

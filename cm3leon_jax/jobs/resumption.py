@@ -60,7 +60,7 @@ def start(config: ml_collections.ConfigDict, workdir: str) -> bool:
     if path.exists():
         found = storage.read_json(path)
         resolved = folder.resolved(config)
-        changes = folder.compare(folder.filled(found, _FORMER), resolved)
+        changes = folder.compare(folder.filled(found, _FORMER, resolved), resolved)
         is_complete = folder.summary(workdir) is not None
         allowed = _FREE if is_complete else (*_FREE, *names(config))
         if found != resolved and all(_is_allowed(line, allowed) for line in changes):
