@@ -234,11 +234,6 @@ def _complete(text: str, picture: np.ndarray | None) -> tuple:
     return tuple(parts) if picture is None else (*parts, picture)
 
 
-def _segmentation(text: str, picture: Any) -> tuple:
-    parts = segmentation.prompt(picture, text)
-    return parts if text else parts[:-1]  # no empty text between two pictures
-
-
 def _infill(text: str, picture: np.ndarray | None) -> tuple:
     return (text, picture) if text else (picture,)
 
@@ -250,7 +245,7 @@ KINDS: dict[str, tuple[bool, Callable[[str, np.ndarray | None], tuple]]] = {
     "caption_long": (True, lambda text, picture: caption.prompt(picture, is_long=True)),
     "answer": (True, lambda text, picture: vqa.prompt(text, picture)),
     "edit": (True, lambda text, picture: edit.prompt(picture, text)),
-    "segmentation": (True, _segmentation),
+    "segmentation": (True, lambda text, picture: segmentation.prompt(picture, text)),
     "layout": (False, lambda text, picture: pair.prompt(text)),  # see `_layout`
     "infill": (True, _infill),
     "complete": (False, _complete),
