@@ -10,7 +10,7 @@ READY := $(VENV)/ready
 
 help:
 	@echo "make demo                    a trained model draws, describes, answers: a minute"
-	@echo "make quickstart              the whole path on the built-in scenes, 15 minutes"
+	@echo "make quickstart              the whole path on the built-in scenes, about 15 minutes"
 	@echo "make quickstart DATA=folder  the same on your own pictures and captions"
 	@echo "make quickstart-full         the longer run (hours; resumable)"
 	@echo "make test | test-fast | test-all | lint | types"

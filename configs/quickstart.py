@@ -1,7 +1,7 @@
 """The whole path on one CPU: data, tokenizers, retrieval, training, drawing, numbers.
 
 Runs the public jobs one after another, each by the command that it prints. `quick`
-(the default) takes a quarter of an hour on two cores; `full` takes hours and is for
+(the default) takes about a quarter of an hour on two cores; `full` takes hours and is for
 results worth keeping; `debug` takes two minutes and is for testing the path. Start the
 same command again to continue.
 

@@ -62,9 +62,8 @@ def test_divergence_is_named_when_pictures_become_worse():
     assert 100 < step < 200
 
 
-@pytest.mark.parametrize("config", [PixelGuardConfig(), PixelGuardConfig(2.0, 2.0, 5)])
-def test_guard_forgives_single_steps_and_rests_at_first(config):
-    guard = PixelGuard(config)
+def test_guard_forgives_single_steps_and_rests_at_first_but_not_what_lasts():
+    guard = PixelGuard(PixelGuardConfig(2.0, 2.0, 5))
     for step in range(1, 100):
         jumps = step < 5 or step == 50
         guard.inspect(
@@ -74,6 +73,15 @@ def test_guard_forgives_single_steps_and_rests_at_first(config):
                 "reconstruction": 3.0 if jumps else 1,
             },
         )
+    with pytest.raises(FloatingPointError):
+        for step in range(100, 1_000):
+            guard.inspect(step, {"perplexity": 1.0, "reconstruction": 3.0})
+
+
+def test_guard_that_is_off_lets_everything_pass():
+    guard = PixelGuard(PixelGuardConfig())
+    seen = [guard.inspect(n, {"perplexity": 1.0}) for n in range(1, 200)]
+    assert seen == [None] * 199
 
 
 def test_rise_that_is_met_at_once_is_refused():
