@@ -7,6 +7,14 @@ checkpoints keep a copy, and whoever reads them compares digests.
     [text_size, text_size + image_size)  image codes
     the next control_size ids            <break>, end of infill, sentinels, reserved
 
+Chameleon's pictures have marks of their own (`use_image_marks`); behind the sentinels
+stand the one that begins and the one that ends a picture:
+
+    CM3Leon     </s> text <break> codes <break> text </s>
+    Chameleon   <s> text <begin> codes <end> text </s>
+
+Its files number the same ids in another order: `tokenizers.chameleon` has the map.
+
 This module imports no JAX. The predicates work on NumPy and JAX arrays and on ints.
 
 Source: CM3Leon, arXiv:2309.02591, section 2.1: 56,320 text pieces, 8,192 image codes,
@@ -25,6 +33,7 @@ from typing import Any, ClassVar
 _BREAK_OFFSET = 0
 _END_OF_INFILL_OFFSET = 1
 _SENTINEL_OFFSET = 2
+_NUM_IMAGE_MARKS = 2  # behind the sentinels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +46,8 @@ class Vocab:
       control_size: Number of control ids: <break>, end of infill, sentinels, reserved.
       num_sentinels: How many masked spans one sequence can name.
       codes_per_image: Codes of one picture, a square number (P).
+      use_image_marks: Whether a mark begins and another ends every picture, and `<s>` a
+        sequence, as in Chameleon; else `<break>` joins segments and `</s>` begins.
 
     Raises:
       ValueError: If the parts do not fit each other.
@@ -47,8 +58,11 @@ class Vocab:
     control_size: int = 1_024
     num_sentinels: int = 512
     codes_per_image: int = 1_024
+    use_image_marks: bool = False
 
-    BOS: ClassVar[int] = 0  # `<s>`; reserved, never produced: documents begin with EOS
+    BOS: ClassVar[int] = (
+        0  # `<s>`; begins Chameleon's sequences, CM3Leon's never have it
+    )
     PAD: ClassVar[int] = 1
     EOS: ClassVar[int] = 2  # `</s>`, between documents (metaseq's eod)
     UNK: ClassVar[int] = 3
@@ -60,10 +74,12 @@ class Vocab:
                 f" {self.image_size=} and {self.num_sentinels=} must be positive"
             )
         needed = _SENTINEL_OFFSET + self.num_sentinels
+        needed += _NUM_IMAGE_MARKS * self.use_image_marks
         if self.control_size < needed:
             raise ValueError(
-                f"{self.control_size=} must hold <break>, end of infill and"
-                f" {self.num_sentinels} sentinels; use at least {needed}"
+                f"{self.control_size=} must hold <break>, end of infill,"
+                f" {self.num_sentinels} sentinels and the marks of pictures; use at"
+                f" least {needed}"
             )
         if math.isqrt(self.codes_per_image) ** 2 != self.codes_per_image:
             raise ValueError(
@@ -101,6 +117,22 @@ class Vocab:
         """Ends a span that was moved to the end (metaseq's `<eoss>`)."""
         return self.control_start + _END_OF_INFILL_OFFSET
 
+    @property
+    def begin_id(self) -> int:
+        """Begins a sequence."""
+        return self.BOS if self.use_image_marks else self.EOS
+
+    @property
+    def begin_image_id(self) -> int:
+        """Begins a picture, with `use_image_marks`."""
+        assert self.use_image_marks
+        return self.control_start + _SENTINEL_OFFSET + self.num_sentinels
+
+    @property
+    def end_image_id(self) -> int:
+        """Ends a picture, with `use_image_marks`."""
+        return self.begin_image_id + 1
+
     def sentinel_id(self, index: int) -> int:
         """The id of the mark that stands for masked span number `index`.
 
@@ -135,9 +167,20 @@ class Vocab:
         start = self.control_start + _SENTINEL_OFFSET
         return (ids >= start) & (ids < start + self.num_sentinels)
 
+    def is_boundary(self, ids: Any) -> Any:
+        """True where an id stands between two segments, or at an end of a sequence."""
+        found = (ids == self.break_id) | (ids == self.EOS)
+        if self.use_image_marks:
+            is_mark = (ids == self.begin_image_id) | (ids == self.end_image_id)
+            found = found | is_mark | (ids == self.BOS)
+        return found
+
     def to_json(self) -> dict[str, int]:
         """The fields as JSON values; `from_json` reads them back."""
-        return dataclasses.asdict(self)
+        fields = dataclasses.asdict(self)
+        if not self.use_image_marks:
+            del fields["use_image_marks"]  # what was written before there was a choice
+        return fields
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Vocab:
@@ -146,15 +189,17 @@ class Vocab:
         Raises:
           ValueError: If a field is missing, unknown or no integer.
         """
-        names = {field.name for field in dataclasses.fields(cls)}
-        if set(fields) != names:
+        kinds = {field.name: type(field.default) for field in dataclasses.fields(cls)}
+        if kinds.keys() != fields.keys() | {"use_image_marks"}:
             raise ValueError(
-                f"a vocabulary has the fields {sorted(names)}, got {sorted(fields)};"
+                f"a vocabulary has the fields {sorted(kinds)}, got {sorted(fields)};"
                 " was it written by another version?"
             )
         for name, value in fields.items():
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise ValueError(f"vocab.{name} must be an integer, got {value!r}")
+            if type(value) is not kinds[name]:
+                raise ValueError(
+                    f"vocab.{name} must be of type {kinds[name].__name__}, got {value!r}"
+                )
         return cls(**fields)
 
     @property

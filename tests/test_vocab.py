@@ -42,6 +42,27 @@ def test_image_codes_and_ids_are_inverse():
     np.testing.assert_array_equal(SMALL.codes(ids), codes)
 
 
+MARKED = Vocab(300, 64, 32, 16, 16, use_image_marks=True)
+
+
+def test_marks_of_pictures_stand_behind_the_sentinels():
+    assert MARKED.begin_image_id == MARKED.sentinel_id(15) + 1
+    assert MARKED.end_image_id == MARKED.begin_image_id + 1 < MARKED.size
+    assert (MARKED.begin_id, SMALL.begin_id) == (MARKED.BOS, SMALL.EOS)
+    ids = np.arange(MARKED.size)
+    marks = [MARKED.begin_image_id, MARKED.end_image_id]
+    expected = [MARKED.BOS, MARKED.EOS, MARKED.break_id, *marks]
+    assert np.flatnonzero(MARKED.is_boundary(ids)).tolist() == expected
+    assert np.flatnonzero(SMALL.is_boundary(ids)).tolist() == [2, SMALL.break_id]
+    with pytest.raises(ValueError, match="use at least 20"):
+        Vocab(300, 64, 19, 16, 16, use_image_marks=True)
+
+
+def test_a_vocabulary_without_marks_is_written_as_before():
+    assert "use_image_marks" not in SMALL.to_json()
+    assert Vocab.from_json(MARKED.to_json()) == MARKED != SMALL
+
+
 def test_json_round_trip_keeps_the_digest():
     again = Vocab.from_json(SMALL.to_json())
     assert again == SMALL

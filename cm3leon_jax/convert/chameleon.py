@@ -1,7 +1,8 @@
 """The transformer of `transformers` ChameleonForConditionalGeneration, both ways.
 
     ours                            theirs, below model.
-    token_embedding_VD, head_VD     embed_tokens.weight, lm_head.weight (not below)
+    token_embedding_VD, head_VD     embed_tokens.weight, lm_head.weight (not below), their
+                                    rows in another order (`tokenizers.chameleon`)
     blocks/qkv_D3HK                 layers.N.self_attn.{q,k,v}_proj.weight [H*K, D]
     or q_DHK, kv_D2GK               the same, with fewer heads of keys and values
     blocks/q_scale_HK, q_bias_HK    layers.N.self_attn.q_norm.{weight,bias} [H, K]; k_norm
@@ -22,8 +23,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from cm3leon_jax.convert.table import Row
 from cm3leon_jax.models.block import TransformerConfig
+from cm3leon_jax.vocab import Vocab
 
 MODEL_TYPE = "chameleon"
 TIED_HEAD = "lm_head.weight"
@@ -71,16 +75,21 @@ def check(config: TransformerConfig) -> None:
             raise ValueError(f"Chameleon cannot hold {name}={value!r}, only {needed!r}")
 
 
-def rows(config: TransformerConfig) -> list[Row]:
-    """The table of a model's arrays."""
+def rows(config: TransformerConfig, theirs_V: np.ndarray | None = None) -> list[Row]:
+    """The table of a model's arrays.
+
+    Args:
+      config: Of the model.
+      theirs_V: Which of their ids each of ours is; None: the same.
+    """
     c = config
     table = (c.vocab_size, c.model_dim)
     found = [
-        Row("token_embedding_VD", (EMBEDDING,), table),
+        Row("token_embedding_VD", (EMBEDDING,), table, places=theirs_V),
         Row("final_scale_D", ("model.norm.weight",), (c.model_dim,)),
     ]
     if not c.tie_embeddings:
-        found.append(Row("head_VD", (TIED_HEAD,), table))
+        found.append(Row("head_VD", (TIED_HEAD,), table, places=theirs_V))
     for layer in range(c.num_layers):
         found += _layer_rows(c, layer)
     return found
@@ -114,6 +123,37 @@ def _layer_rows(c: TransformerConfig, layer: int) -> list[Row]:
         Row(f"blocks/{ours}", theirs, shape, layer, num_inputs=inputs, split=1)
         for ours, theirs, shape, inputs in products
     ]
+
+
+def to_config(config: TransformerConfig, dtype: str) -> dict[str, Any]:
+    """Returns the fields of `config.json` that the weights have; call `check` first.
+
+    Args:
+      config: Of the model.
+      dtype: Of the weights in the files.
+    """
+    c = config
+    return {
+        "architectures": ["ChameleonForConditionalGeneration"],
+        "model_type": MODEL_TYPE,
+        "vocab_size": c.vocab_size,
+        "hidden_size": c.model_dim,
+        "intermediate_size": c.mlp_dim,
+        "num_hidden_layers": c.num_layers,
+        "num_attention_heads": c.num_heads,
+        "num_key_value_heads": c.kv_heads,
+        "max_position_embeddings": c.max_length,
+        **_FIXED,
+        "rope_parameters": {"rope_type": "default", "rope_theta": c.rope_theta},
+        "swin_norm": c.norm_order == "post",
+        "tie_word_embeddings": c.tie_embeddings,
+        "attention_dropout": 0.0,
+        "bos_token_id": Vocab.BOS,
+        "eos_token_id": Vocab.EOS,
+        "pad_token_id": Vocab.PAD,
+        "use_cache": True,
+        "dtype": dtype,
+    }
 
 
 def from_config(where: str, record: Mapping[str, Any]) -> TransformerConfig:

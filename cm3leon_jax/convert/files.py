@@ -1,5 +1,8 @@
 """Files of weights as PyTorch's users keep them: safetensors, in one or in shards; .pt.
 
+Of safetensors each array is read by itself: a model of any size passes through a machine
+of little memory. `folder` writes them in shards.
+
 A pickle (`.pt`, `.pth`, `.ckpt`, `.bin`) is read through PyTorch's `weights_only`
 unpickler alone, which knows tensors and plain containers: a file that names anything
 else is refused before it is read, and nothing in it is executed.
@@ -15,9 +18,10 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
-import safetensors
 
 from cm3leon_jax import storage
+from cm3leon_jax.convert import safetensors_file
+from cm3leon_jax.convert.safetensors_file import Spec
 
 Path = str | os.PathLike[str]
 
@@ -30,16 +34,16 @@ _INSIDE = ("params_ema", "ema", "state_dict", "model", "params")
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """The tensors of a checkpoint, by name.
+    """The tensors of a checkpoint by name; of safetensors each is read when asked for.
 
     Attributes:
-      source: what was given: a file or a folder.
-      files: which safetensors file holds a tensor.
-      tensors: those of a pickle, which is read as a whole.
+      source: What was given: a file or a folder.
+      files: Which safetensors file holds a tensor.
+      tensors: Those of a pickle, which is read as a whole.
     """
 
     source: pathlib.Path
-    files: Mapping[str, pathlib.Path]
+    files: Mapping[str, safetensors_file.File]
     tensors: Mapping[str, np.ndarray]
 
     @property
@@ -47,38 +51,44 @@ class Weights:
         """The names of all tensors."""
         return {*self.files, *self.tensors}
 
-    def read(self, names: Collection[str]) -> dict[str, np.ndarray]:
-        """Returns some of the tensors in float32.
+    @property
+    def specs(self) -> dict[str, Spec]:
+        """Name to dtype and shape."""
+        found = {name: file.places[name].spec for name, file in self.files.items()}
+        return found | {
+            name: Spec(x.dtype, x.shape) for name, x in self.tensors.items()
+        }
+
+    def tensor(self, name: str) -> np.ndarray:
+        """Returns one tensor as it is.
 
         Raises:
-          ValueError: if one holds a value that is not finite, or a file is damaged.
+          ValueError: If it holds a value that is not finite, or its file is damaged.
         """
-        found = {name: self.tensors[name] for name in names if name in self.tensors}
-        for path in sorted({self.files[name] for name in names if name in self.files}):
-            with _opened(path) as file:
-                for name in names:
-                    if self.files.get(name) == path:
-                        found[name] = file.get_tensor(name)
-        for name, array in found.items():
-            found[name] = array.astype(np.float32)
-            if not np.isfinite(found[name]).all():
-                raise ValueError(
-                    f"{self.source}: {name!r} holds values that are not finite; take"
-                    " an earlier checkpoint"
-                )
-        return found
+        if name in self.tensors:
+            array = self.tensors[name]
+        else:
+            array = self.files[name].read(name)
+        check_finite(f"{self.source}: {name!r}", array)
+        return array
+
+    def read(self, names: Collection[str]) -> dict[str, np.ndarray]:
+        """Returns some of the tensors in float32; see `tensor`."""
+        known = self.names.intersection(names)
+        return {name: self.tensor(name).astype(np.float32) for name in known}
 
 
 def open_weights(source: Path) -> Weights:
     """Finds the weights of a checkpoint; of safetensors only the headers are read.
 
     Args:
-      source: a safetensors file, a pickle, or a folder with `model.safetensors`, with
+      source: A safetensors file, a pickle, or a folder with `model.safetensors`, with
         its shards and their index, or with one such file alone.
 
     Raises:
-      FileNotFoundError: if there is none.
-      ValueError: if a file is damaged, or a pickle holds more than tensors.
+      FileNotFoundError: If there is none, or a shard is missing.
+      ValueError: If a file is damaged, the index is not that of the shards, or a pickle
+        holds more than tensors.
     """
     source = pathlib.Path(source)
     if source.is_dir():
@@ -87,7 +97,8 @@ def open_weights(source: Path) -> Weights:
         raise FileNotFoundError(f"no weights at {source}")
     if source.suffix in PICKLES:
         return Weights(source, {}, _unpickled(source))
-    return Weights(source, dict.fromkeys(_header(source), source), {})
+    file = safetensors_file.File(source)
+    return Weights(source, dict.fromkeys(file.places, file), {})
 
 
 def read_config(source: Path) -> dict[str, Any]:
@@ -103,29 +114,24 @@ def read_config(source: Path) -> dict[str, Any]:
 def write(folder: Path, arrays: Mapping[str, np.ndarray], config: Any) -> None:
     """Writes a folder that `from_pretrained` of transformers reads, config last."""
     folder = pathlib.Path(folder)
-    storage.save_arrays(folder / WEIGHTS, arrays, {"format": "pt"})
+    specs = {name: Spec(x.dtype, x.shape) for name, x in arrays.items()}
+    safetensors_file.write(folder / WEIGHTS, specs, arrays.items())
     storage.write_json(folder / CONFIG, config)
+
+
+def check_finite(what: str, array: np.ndarray) -> None:
+    """Refuses weights that are not finite (ValueError)."""
+    if array.dtype.kind in "fV" and not np.isfinite(array).all():
+        raise ValueError(
+            f"{what} holds values that are not finite; take an earlier checkpoint"
+        )
 
 
 def _folder(folder: pathlib.Path) -> Weights:
     if (folder / INDEX).is_file():
-        record = storage.read_json(folder / INDEX)
-        places = record.get("weight_map") if isinstance(record, dict) else None
-        if not isinstance(places, dict):
-            raise ValueError(f"{folder / INDEX} has no weight_map; restore it")
-        for name, file in places.items():
-            if not isinstance(file, str) or pathlib.Path(file).name != file:
-                raise ValueError(f"{folder / INDEX}: {name!r} lies in {file!r}")
-        files = {name: folder / file for name, file in places.items()}
-        for path in sorted(set(files.values())):
-            missing = {name for name in files if files[name] == path} - _header(path)
-            if missing:
-                raise ValueError(f"{path} lacks {min(missing)!r}, which {INDEX} names")
-        return Weights(folder, files, {})
+        return _sharded(folder)
     if (folder / WEIGHTS).is_file():
-        return Weights(
-            folder, dict.fromkeys(_header(folder / WEIGHTS), folder / WEIGHTS), {}
-        )
+        return dataclasses.replace(open_weights(folder / WEIGHTS), source=folder)
     found = sorted(
         path
         for path in folder.glob("*")
@@ -134,24 +140,39 @@ def _folder(folder: pathlib.Path) -> Weights:
     if len(found) != 1:
         names = [path.name for path in found]
         raise FileNotFoundError(
-            f"{folder} has no {WEIGHTS}, and {names or 'no other file of weights'};"
-            " name the file"
+            f"{folder} has no {WEIGHTS}, no {INDEX}, and"
+            f" {names or 'no other file of weights'}; name the file"
         )
     return dataclasses.replace(open_weights(found[0]), source=folder)
 
 
-def _opened(path: pathlib.Path):
-    try:
-        return safetensors.safe_open(path, framework="numpy")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no weights at {path}") from None
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is no whole safetensors file: {error}") from error
-
-
-def _header(path: pathlib.Path) -> set[str]:
-    with _opened(path) as file:
-        return set(file.keys())
+def _sharded(folder: pathlib.Path) -> Weights:
+    index = storage.read_json(folder / INDEX)
+    named = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(named, dict) or not all(
+        isinstance(name, str) and pathlib.PurePath(name).name == name
+        for name in named.values()
+    ):
+        raise ValueError(
+            f"{folder / INDEX} has no weight_map to files beside it; restore it"
+        )
+    files = {
+        name: safetensors_file.File(folder / name)
+        for name in sorted(set(named.values()))
+    }
+    for name, where in named.items():
+        if name not in files[where].places:
+            raise ValueError(
+                f"{folder / INDEX} says that {name!r} is in {where}, which does not"
+                " hold it; index and shards must be of one export"
+            )
+    held = {name for file in files.values() for name in file.places}
+    if held != set(named):
+        raise ValueError(
+            f"{folder / INDEX} leaves out {sorted(held - set(named))[:4]}; index and"
+            " shards must be of one export"
+        )
+    return Weights(folder, {name: files[where] for name, where in named.items()}, {})
 
 
 def _unpickled(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -24,7 +24,7 @@ from cm3leon_jax import storage
 from cm3leon_jax.convert import (
     card,
     chameleon,
-    folder,
+    files,
     opt,
     picture_tokenizer,
     table,
@@ -149,7 +149,7 @@ def read_config(path: pathlib.Path) -> tuple[TransformerConfig, dict[str, Any] |
     return config, ours
 
 
-def open_weights(path: pathlib.Path, config: TransformerConfig) -> folder.Folder:
+def open_weights(path: pathlib.Path, config: TransformerConfig) -> files.Weights:
     """Opens a folder's weights and checks their names and shapes.
 
     Raises:
@@ -157,7 +157,7 @@ def open_weights(path: pathlib.Path, config: TransformerConfig) -> folder.Folder
       ValueError: If a file is damaged, or arrays are missing, left over or of another
         shape, or a tied head is another than the embedding.
     """
-    found = folder.Folder(path)
+    found = files.open_weights(path)
     kind = family(config)
     ignored = {name for name in found.specs if name.startswith(kind.FOREIGN)}
     if config.tie_embeddings:
@@ -165,7 +165,7 @@ def open_weights(path: pathlib.Path, config: TransformerConfig) -> folder.Folder
     table.check_names(str(path), found.specs, kind.rows(config), ignored)
     has_head = config.tie_embeddings and kind.TIED_HEAD in found.specs
     if has_head and not np.array_equal(
-        found.read(kind.TIED_HEAD), found.read(kind.EMBEDDING)
+        found.tensor(kind.TIED_HEAD), found.tensor(kind.EMBEDDING)
     ):
         raise ValueError(
             f"{path}: {kind.TIED_HEAD} differs from the embedding, but config.json"

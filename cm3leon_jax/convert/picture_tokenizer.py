@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from cm3leon_jax import storage
-from cm3leon_jax.convert import folder, safetensors_file, table
+from cm3leon_jax.convert import files, folder, safetensors_file, table
 from cm3leon_jax.convert.safetensors_file import Spec
 from cm3leon_jax.convert.table import Row
 from cm3leon_jax.tokenizers import image
@@ -68,7 +68,7 @@ def write(target: pathlib.Path, source: pathlib.Path) -> list[dict[str, Any]]:
     names = rows({name: x.spec for name, x in file.places.items()})
     make = table.make_theirs(names, lambda name, _: file.read(name), _DTYPE)
     specs = table.their_specs(names, _DTYPE)
-    lines = folder.write_shard(target, folder.Shard(folder.FILE, specs), make)
+    lines = folder.write_shard(target, folder.Shard(files.WEIGHTS, specs), make)
     for line in lines:
         line["file"] = f"{target.name}/{line['file']}"
     record = storage.read_json(place / image.CONFIG_FILE)
@@ -95,9 +95,9 @@ def read(source: pathlib.Path, target: pathlib.Path) -> list[dict[str, Any]]:
         name: Spec(_DTYPE, tuple(leaf.shape))
         for name, leaf in image.shapes(config).items()
     }
-    names, found = rows(specs), folder.Folder(source)
+    names, found = rows(specs), files.open_weights(source)
     table.check_names(str(source), found.specs, names, ())
-    arrays = dict(table.make_ours(names, found.read, _DTYPE))
+    arrays = dict(table.make_ours(names, found.tensor, _DTYPE))
     image.write(arrays, config, target)
     return [
         {

@@ -35,6 +35,8 @@ DTYPES = {
     "BF16": np.dtype(jnp.bfloat16),
     "I64": np.dtype("int64"),
     "I32": np.dtype("int32"),
+    "I16": np.dtype("int16"),
+    "I8": np.dtype("int8"),
     "U8": np.dtype("uint8"),
     "BOOL": np.dtype("bool"),
 }

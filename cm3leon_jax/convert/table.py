@@ -37,6 +37,7 @@ class Row:
       split: The dimension of ours along which theirs lie side by side, if several.
       extra_rows: Rows in front that theirs has and that mean nothing: zeros.
       permutation: Order of their dimensions, as ours are transposed; () for none.
+      places: int[shape[0]], which of their first entries each of ours is; None: the same.
     """
 
     ours: str
@@ -47,6 +48,7 @@ class Row:
     split: int = 0
     extra_rows: int = 0
     permutation: tuple[int, ...] = ()
+    places: np.ndarray | None = dataclasses.field(default=None, compare=False)
 
     @property
     def part_shape(self) -> tuple[int, ...]:
@@ -78,6 +80,8 @@ class Row:
         if self.extra_rows:
             front = np.zeros((self.extra_rows, *array.shape[1:]), array.dtype)
             return np.concatenate([front, array])
+        if self.places is not None:
+            return array[np.argsort(self.places)]
         return array
 
     def to_ours(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -88,6 +92,8 @@ class Row:
                 array = array.transpose(np.argsort(self.permutation))
             elif self.num_inputs:
                 array = array.T
+            elif self.places is not None:
+                array = array[self.places]
             parts.append(array[self.extra_rows :].reshape(self.part_shape))
         return parts[0] if len(parts) == 1 else np.stack(parts, self.split)
 

@@ -7,7 +7,7 @@ A run keeps them in the folders of its jobs:
 and an exported model in one folder (the job `export`):
 
     export.json, model.safetensors    the transformer, see `train.export`
-    text.model, vqgan/                its tokenizers
+    text.model, vqgan/                its tokenizers; Chameleon's is tokenizer.json
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from cm3leon_jax.train import export, state
 
 PAIRS = "pairs"  # the set of shards that holds the memory bank
 STAGES = ("sft", "pretrain")  # of a quickstart, the best first
-TEXT_FILE = "text.model"  # of an exported model
 PIXELS_FOLDER = "vqgan"
 
 Path = str | pathlib.Path
@@ -41,7 +40,8 @@ class Places:
 
     Attributes:
       model: Folder of a training job, or of an exported model.
-      text: SentencePiece's model file, or the folder of the job `tokenizer`.
+      text: SentencePiece's model file, the folder of the job `tokenizer`, or Chameleon's
+        `tokenizer.json`.
       pixels: Folder of the image tokenizer.
       embedder: Folder of the bi-encoder, or None.
       coordinates: Steps a side of the grid in layouts, as the model was trained.
@@ -68,7 +68,7 @@ class Trained:
 
     model: transformer.Transformer
     info: shards.SetInfo
-    texts: text_tokenizers.TextTokenizer
+    texts: text_tokenizers.AbstractTextTokenizer
     images: image_tokenizers.ImageTokenizer
     coordinates: int
 
@@ -86,7 +86,8 @@ def places(path: Path) -> Places:
     root = pathlib.Path(path)
     if (root / export.ABOUT_FILE).exists():
         coordinates = storage.read_json(root / export.ABOUT_FILE)["coordinates"]
-        return Places(root, root / TEXT_FILE, root / PIXELS_FOLDER, None, coordinates)
+        text = text_tokenizers.find(root)
+        return Places(root, text, root / PIXELS_FOLDER, None, coordinates)
     folder = _job_folder(root)
     made = _config_with(shards_folder(folder), "tokenizer")
     tasks = made["tokenise"]["tasks"]
@@ -113,7 +114,7 @@ def load(path: Path) -> Trained:
     found = places(path)
     model, context = export.load(found.model)
     info = set_info(found.model, context)
-    texts = text_tokenizers.TextTokenizer.load(found.text)
+    texts = text_tokenizers.load(found.text)
     images = image_tokenizers.ImageTokenizer.load(found.pixels)
     check(info, texts.digest, images.digest, found.model)
     return Trained(model, info, texts, images, found.coordinates)

@@ -9,6 +9,10 @@ where the answer begins:
     regions   </s> text <break> c <sentinel:0> c <sentinel:1> c </s> <sentinel:0>
                                          | c c <end> <sentinel:1> c c <end>
 
+Where pictures have marks (`Vocab.use_image_marks`), theirs stand for `<break>`:
+
+    draw      <s> text <begin>                                           | codes
+
 and a plan (`grammar`) says what follows it. Text tasks are infilling, since templates
 put the text before the picture.
 
@@ -70,7 +74,10 @@ class Request:
 
 
 def continued(
-    document: Document, vocab: Vocab, retrieved: Sequence[Document] = ()
+    document: Document,
+    vocab: Vocab,
+    retrieved: Sequence[Document] = (),
+    modality: Modality = Modality.IMAGE,
 ) -> np.ndarray:
     """Returns the prompt after which the document's next segment begins.
 
@@ -80,13 +87,14 @@ def continued(
       document: The segments so far.
       vocab: The joint vocabulary.
       retrieved: Documents that stand in front.
+      modality: Of the next segment.
 
     Returns:
       int32[n].
     """
-    ids = documents.join([*retrieved, document], vocab)
-    ids[-1] = vocab.break_id  # in place of the closing </s>
-    return ids
+    ids = documents.join([*retrieved, document], vocab)[:-1]  # without the closing </s>
+    marks = documents.opening(document.segments[-1].modality, modality, vocab)
+    return np.concatenate([ids, np.array(marks, np.int32)])
 
 
 def masked(
@@ -130,15 +138,19 @@ def masked(
 def unconditional(vocab: Vocab, retrieved: Sequence[Document] = ()) -> np.ndarray:
     """Returns `</s> <sentinel:0> <break>`: a picture of which no text is known.
 
+    With marks of pictures `<s> <begin>`, which Chameleon knows without CM3's masks.
+
     Args:
       vocab: The joint vocabulary.
       retrieved: Documents that are kept in front; none drops them.
     """
-    front = documents.join(retrieved, vocab)[1:] if retrieved else []
-    front = [vocab.EOS, *front]
-    if retrieved:
-        front[-1] = vocab.break_id
-    return np.array([*front, vocab.sentinel_id(0), vocab.break_id], np.int32)
+    if not retrieved:
+        front = np.array([vocab.begin_id], np.int32)
+    elif vocab.use_image_marks:
+        front = documents.join(retrieved, vocab)[:-1]
+    else:
+        front = continued(retrieved[-1], vocab, retrieved[:-1])
+    return np.array([*front, *_unknown(vocab)], np.int32)
 
 
 def without_text(
@@ -148,6 +160,8 @@ def without_text(
 
         document  [Edit it. <break> I I I I <break> make it red]
         prompt    [</s> Edit it. <break> I I I I <break> <s:0> <break>]
+
+    With marks of pictures the text is left out: `... <begin> I I I I <end> <begin>`.
 
     Args:
       document: The segments so far.
@@ -159,9 +173,16 @@ def without_text(
     """
     if document.segments[-1].modality != Modality.TEXT:
         raise ValueError("the document ends in a picture; the text to drop comes last")
-    ids = continued(document, vocab, retrieved)
-    start = len(ids) - 1 - len(document.segments[-1].ids)
-    return np.array([*ids[:start], vocab.sentinel_id(0), vocab.break_id], np.int32)
+    ids = documents.join([*retrieved, document], vocab)[:-1]
+    start = len(ids) - len(document.segments[-1].ids)
+    return np.array([*ids[:start], *_unknown(vocab)], np.int32)
+
+
+def _unknown(vocab: Vocab) -> tuple[int, ...]:
+    """What stands before a picture in the place of its text."""
+    if vocab.use_image_marks:
+        return (vocab.begin_image_id,)
+    return (vocab.sentinel_id(0), vocab.break_id)
 
 
 def turns(
@@ -196,19 +217,20 @@ def turns(
     text = Modality.TEXT
     if any(a == b == text for a, b in itertools.pairwise(modalities)):
         raise ValueError("two turns of text in a row are one; ask for a longer text")
-    ids = continued(document, vocab, retrieved)
+    ids = continued(document, vocab, retrieved, modalities[0])
     if modalities[0] == document.segments[-1].modality == text:
         ids = ids[:-1]
     plan: list[grammar.Piece] = []
-    for number, modality in enumerate(modalities, 1):
-        is_last = number == len(modalities)
+    for modality, after in itertools.zip_longest(modalities, modalities[1:]):
+        marks = () if after is None else documents.opening(modality, after, vocab)
         if modality == text:
-            stop = vocab.EOS if is_last else vocab.break_id
+            stop = marks[0] if marks else vocab.EOS
             plan.append(grammar.text(max_text, num_pieces, stop))
             continue
         plan.append(grammar.picture(vocab))
-        if not is_last:
-            plan.append(grammar.mark(vocab.break_id))
+        if after is not None:
+            marks = documents.closing(modality, vocab) + marks
+            plan += [grammar.mark(one) for one in marks]
     return ids, tuple(plan)
 
 
@@ -320,6 +342,7 @@ def region(
     if document.segments[-1].modality != Modality.IMAGE:
         raise ValueError("the document must end in the picture to fill in")
     start = len(documents.to_ids(document, vocab)) - vocab.codes_per_image
+    start -= len(documents.closing(Modality.IMAGE, vocab))
     spans = runs(hidden_YX)
     plan: list[grammar.Piece] = []
     for index, (first, last) in enumerate(spans):

@@ -12,8 +12,9 @@ hole with both sides of it in view:
 
 Source: CM3, arXiv:2201.07520, section 2; CM3Leon, arXiv:2309.02591, section 2.2; the
 rules of drawing follow github.com/facebookresearch/metaseq, metaseq/data/cm3_dataset.py
-(MIT). Differences: `</s>` delimits segments as `<break>` does, so that it is never
-masked (there, only `<break>` does); spans stay out of the part of a row that is cut.
+(MIT). Differences: `</s>` delimits segments as `<break>` does (and marks of pictures,
+where they have any), so that it is never masked (there, only `<break>` does); spans stay
+out of the part of a row that is cut.
 """
 
 from __future__ import annotations
@@ -274,12 +275,12 @@ def find_spans(ids: np.ndarray, vocab: Vocab) -> tuple[np.ndarray, np.ndarray]:
 
 
 def segments(ids: np.ndarray, vocab: Vocab) -> np.ndarray:
-    """Returns int64[G, 2], [start, end) of the runs between `<break>` and `</s>`.
+    """Returns int64[G, 2], [start, end) of the runs between boundaries, as `<break>`.
 
     ids       [</s> 5 6 <break> 7 8 </s>]
     segments  [[1 3] [4 6]]
     """
-    marks = np.flatnonzero((ids == vocab.break_id) | (ids == vocab.EOS))
+    marks = np.flatnonzero(vocab.is_boundary(ids))
     bounds = np.concatenate([[-1], marks, [len(ids)]])
     runs = np.stack([bounds[:-1] + 1, bounds[1:]], axis=1)
     return runs[runs[:, 0] < runs[:, 1]]

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from cm3leon_jax.documents import document as documents
 from cm3leon_jax.documents.document import Document, Modality, Segment
 from cm3leon_jax.vocab import Vocab
 
@@ -89,18 +90,22 @@ def tokenize(
     text: list[int] | None = None  # the open text segment
     target = None
     remaining = iter(codes)
+    before: Modality | None = None  # of the segment that the last part belongs to
     offset = 0  # of the next id in to_ids
     for part in example.parts:
         if isinstance(part, np.ndarray):
             if text is not None:
                 segments.append(_text(text))
                 text = None
-                offset += 1  # <break>
+            offset += len(documents.opening(before, Modality.IMAGE, vocab))
+            before = Modality.IMAGE
             ids = vocab.image_ids(np.asarray(next(remaining), np.int32))
             segments.append(Segment(Modality.IMAGE, ids))
-            offset += len(ids) + 1
+            offset += len(ids) + len(documents.closing(before, vocab))
             continue
-        text = [] if text is None else text
+        if text is None:
+            offset += len(documents.opening(before, Modality.TEXT, vocab))
+            text, before = [], Modality.TEXT
         ids = encode_text(part.text if isinstance(part, Target) else part)
         if isinstance(part, Target):
             if target is not None:

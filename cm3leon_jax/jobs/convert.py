@@ -140,7 +140,7 @@ def _from_hf(
     specs = table.our_specs(rows, dtype)
     begun.mkdir(parents=True, exist_ok=True)
     digests = safetensors_file.write(
-        target / export.WEIGHTS_FILE, specs, table.make_ours(rows, found.read, dtype)
+        target / export.WEIGHTS_FILE, specs, table.make_ours(rows, found.tensor, dtype)
     )
     lines: Lines = [
         {
@@ -153,7 +153,7 @@ def _from_hf(
         for name, spec in specs.items()
     ]
     if ours is not None:
-        storage.write_bytes(target / trained.TEXT_FILE, text_model)
+        storage.write_bytes(target / text_tokenizers.FILE_NAME, text_model)
         pixels = target / trained.PIXELS_FOLDER
         lines += picture_tokenizer.read(source / huggingface.PIXELS_FOLDER, pixels)
         digest = storage.digest_file(pixels / image_tokenizers.WEIGHTS_FILE)

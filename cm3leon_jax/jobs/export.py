@@ -2,7 +2,7 @@
 
     export.json          vocabulary, config of the model, digests, what it comes from
     model.safetensors    the transformer's weights
-    text.model, vqgan/   its tokenizers, byte for byte
+    text.model, vqgan/   its tokenizers, byte for byte; Chameleon's is tokenizer.json
 
 Bi-encoder and memory bank stay with the run.
 """
@@ -33,10 +33,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     root = pathlib.Path(workdir)
     model = trained.load(config.source)
     found = trained.places(config.source)
-    text_file = found.text
-    if text_file.is_dir():
-        text_file /= text_tokenizers.FILE_NAME
-    shutil.copyfile(text_file, root / trained.TEXT_FILE)
+    text_file = text_tokenizers.find(found.text)
+    shutil.copyfile(text_file, root / text_file.name)
     pixels = image_tokenizers.load_model(found.pixels)
     image_tokenizers.save(pixels, root / trained.PIXELS_FOLDER)
     about = {

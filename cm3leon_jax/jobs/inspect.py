@@ -63,7 +63,7 @@ def _reader(config: ml_collections.ConfigDict, source: Source) -> inspection.Rea
         found = trained.tokenizers(config.shards)
         names = [name or str(other) for name, other in zip(names, found, strict=True)]
     texts, images = (
-        text.TextTokenizer.load(names[0]),
+        text.load(names[0]),
         image.ImageTokenizer.load(names[1]),
     )
     made_by = (source.info.text_tokenizer, source.info.image_tokenizer)

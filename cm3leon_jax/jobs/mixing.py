@@ -68,7 +68,7 @@ def announce(
     )
     try:
         path, _ = trained.tokenizers(config.shards)
-        decode = text_tokenizers.TextTokenizer.load(path).decode
+        decode = text_tokenizers.load(path).decode
     except FileNotFoundError:  # shards without their tokenizers can be trained on
         decode = None
     text = report.text(found, sources[0].info.vocab, decode)

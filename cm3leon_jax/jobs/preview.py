@@ -48,7 +48,7 @@ class Preview:
     """
 
     vocab_info: shards.SetInfo
-    texts: text_tokenizers.TextTokenizer
+    texts: text_tokenizers.AbstractTextTokenizer
     images: image_tokenizers.ImageTokenizer
     documents: tuple[Document, ...]
     is_tuned: bool
@@ -163,7 +163,7 @@ def load(
     """
     folder = pathlib.Path(root)
     made = _config_with_tokenizers(folder)
-    texts = text_tokenizers.TextTokenizer.load(_beside(folder, made["tokenizer"]))
+    texts = text_tokenizers.load(_beside(folder, made["tokenizer"]))
     images = image_tokenizers.ImageTokenizer.load(
         _beside(folder, made["image_tokenizer"])
     )

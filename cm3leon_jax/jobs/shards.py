@@ -90,9 +90,9 @@ def load_tools(config: ml_collections.ConfigDict) -> tuple[Tools, SetInfo, int]:
 
     from cm3leon_jax import sharding
     from cm3leon_jax.embedders import clip
-    from cm3leon_jax.tokenizers import image, text
+    from cm3leon_jax.tokenizers import chameleon, image, text
 
-    texts = text.TextTokenizer.load(config.tokenizer)
+    texts = text.load(config.tokenizer)
     rows = sharding.LocalRows() if jax.local_device_count() > 1 else None
     images = image.ImageTokenizer.load(config.image_tokenizer, rows=rows)
     embedder = None
@@ -104,12 +104,14 @@ def load_tools(config: ml_collections.ConfigDict) -> tuple[Tools, SetInfo, int]:
             f"{config.vectors} has vectors of width {ready.dim}, the bi-encoder"
             f" {config.embedder} makes {embedder.dim}; both must be of one model"
         )
-    vocab = Vocab(
-        text_size=texts.vocab_size,
-        image_size=images.codebook_size,
-        codes_per_image=images.codes_per_image,
-        **config.vocab,
-    )
+    codes = (images.codebook_size, images.codes_per_image)
+    if isinstance(texts, chameleon.ChameleonTokenizer):
+        vocab = texts.vocab(*codes)
+        print(f"{config.tokenizer}: Chameleon's vocabulary; config.vocab is not used")
+    else:
+        vocab = Vocab(
+            texts.vocab_size, codes[0], codes_per_image=codes[1], **config.vocab
+        )
     digests = [one.digest for one in (embedder, ready) if one]
     info = SetInfo(
         vocab,

@@ -220,6 +220,10 @@ def _dimmed(pixels: np.ndarray, shown_P: np.ndarray) -> np.ndarray:
 def _kind(one: int, vocab: Vocab) -> str:
     if one == vocab.EOS:
         return "</s>"
+    if vocab.use_image_marks and one == vocab.BOS:
+        return "<s>"
+    if vocab.use_image_marks and one in (vocab.begin_image_id, vocab.end_image_id):
+        return "<begin image>" if one == vocab.begin_image_id else "<end image>"
     if one == vocab.break_id:
         return "<break>"
     if one == vocab.end_of_infill_id:

@@ -7,7 +7,8 @@ Text never becomes a control id: a caption that spells "</s>" or "<break>" is
 encoded as the plain characters it consists of.
 
 On disk: one SentencePiece `.model` file, ids 0 `<s>`, 1 `<pad>`, 2 `</s>`,
-3 `<unk>`, 4 to 259 the bytes, then the learnt pieces.
+3 `<unk>`, 4 to 259 the bytes, then the learnt pieces. `load` also reads Chameleon's
+`tokenizer.json` (`chameleon`).
 """
 
 import io
@@ -15,10 +16,12 @@ import logging
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import sentencepiece
 
 from cm3leon_jax import storage
+from cm3leon_jax.tokenizers import chameleon
 
 FILE_NAME = "text.model"  # in the folder of a job
 
@@ -28,6 +31,48 @@ _SPACE_MARK = "\u2581"
 _NUM_FIXED = 4 + 256  # control pieces and bytes
 # Longest training text in bytes; SentencePiece would skip longer ones silently.
 _MAX_TRAINING_BYTES = 1 << 20
+
+
+class AbstractTextTokenizer(Protocol):
+    """Strings to ids of text and back.
+
+    Attributes:
+      vocab_size: Number of ids, the four special ones included.
+      digest: SHA-256 of the file.
+    """
+
+    vocab_size: int
+    digest: str
+
+    def encode(self, text: str) -> list[int]:
+        """Returns ids in [0, vocab_size)."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text of ids."""
+        ...
+
+
+def find(path: storage.Path) -> pathlib.Path:
+    """Returns the tokenizer's file: the one given, or the one in a folder."""
+    path = pathlib.Path(path)
+    if not path.is_dir():
+        return path
+    is_other = (path / chameleon.FILE_NAME).exists() and not (path / FILE_NAME).exists()
+    return path / (chameleon.FILE_NAME if is_other else FILE_NAME)
+
+
+def load(path: storage.Path) -> AbstractTextTokenizer:
+    """Returns the tokenizer in a file or a folder, of either kind.
+
+    Raises:
+      FileNotFoundError: if there is none.
+      ValueError: if it is not usable.
+    """
+    path = find(path)
+    if path.suffix == ".json":
+        return chameleon.ChameleonTokenizer.load(path)
+    return TextTokenizer.load(path)
 
 
 class TextTokenizer:

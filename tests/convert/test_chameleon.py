@@ -135,7 +135,7 @@ def test_logits_equal_those_of_transformers_image_ids_too(shape, tmp_path):
     assert kept is None and config == _config(shape)
     found = huggingface.open_weights(tmp_path, config)
     rows, parts = chameleon.rows(config), {}
-    for name, part in table.make_ours(rows, found.read, np.dtype("float32")):
+    for name, part in table.make_ours(rows, found.tensor, np.dtype("float32")):
         parts.setdefault(name, []).append(part)
     arrays = {
         name: np.stack(x) if name.startswith("blocks/") else x[0]

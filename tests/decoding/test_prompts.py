@@ -7,6 +7,7 @@ from cm3leon_jax.decoding import grammar, prompts
 from cm3leon_jax.documents import cm3, example
 from cm3leon_jax.documents import document as documents
 from cm3leon_jax.documents.document import Document, Modality, Segment
+from cm3leon_jax.vocab import Vocab
 
 TEXT = Segment(Modality.TEXT, np.array([5, 6, 7, 8], np.int32))
 
@@ -154,3 +155,55 @@ def test_a_request_with_too_few_streams_is_refused(vocab):
     how = prompts.Sampling(guidance=3.0)
     with pytest.raises(ValueError, match="1 streams.*uses 2"):
         prompts.Request((ids,), (grammar.picture(vocab),), 0, how)
+
+
+MARKED = Vocab(24, 16, 16, 8, 9, use_image_marks=True)
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_marked_drawing_goes_on_as_the_training_sequence(number):
+    retrieved = _pairs(MARKED)[:number]
+    picture = _picture(MARKED)
+    whole = documents.join([*retrieved, Document((TEXT, picture))], MARKED)
+    prompt = prompts.continued(Document((TEXT,)), MARKED, retrieved)
+    ends = [MARKED.end_image_id, MARKED.EOS]
+    np.testing.assert_array_equal(np.concatenate([prompt, picture.ids, ends]), whole)
+    assert prompt[0] == MARKED.BOS and prompt[-1] == MARKED.begin_image_id
+
+
+def test_marked_prompts_without_text_are_chameleons_own():
+    begin, end = MARKED.begin_image_id, MARKED.end_image_id
+    np.testing.assert_array_equal(prompts.unconditional(MARKED), [MARKED.BOS, begin])
+    picture = _picture(MARKED)
+    edited = prompts.without_text(Document((TEXT, picture, TEXT)), MARKED)
+    expected = [MARKED.BOS, *TEXT.ids, begin, *picture.ids, end, begin]
+    np.testing.assert_array_equal(edited, expected)
+    kept = prompts.unconditional(MARKED, _pairs(MARKED))
+    assert kept[-2:].tolist() == [end, begin]
+
+
+def test_marked_turns_close_and_open_pictures():
+    modalities = (Modality.IMAGE, Modality.TEXT, Modality.IMAGE)
+    ids, plan = prompts.turns(Document((TEXT,)), modalities, 5, 24, MARKED)
+    grammar.check(plan, MARKED)
+    assert ids[-1] == MARKED.begin_image_id
+    picture = _picture(MARKED).ids
+    answer = [*picture, MARKED.end_image_id, 5, 6, MARKED.begin_image_id, *picture]
+    parts = grammar.split(plan, answer)
+    assert [len(part) for part in parts] == [9, 1, 2, 9]
+    whole = np.concatenate([ids, answer, [MARKED.end_image_id]])[1:]
+    kinds = [one.modality for one in documents.from_ids(whole, MARKED).segments]
+    assert kinds == [Modality.TEXT, *modalities]
+
+
+def test_a_marked_region_goes_on_as_the_rewritten_sequence():
+    hidden = np.zeros((3, 3), bool)
+    hidden[1, 1:] = True
+    document = Document((TEXT, _picture(MARKED)))
+    prompt, plan = prompts.region(document, hidden, MARKED)
+    answer = _picture(MARKED).ids[4:6]
+    grammar.split(plan, answer)
+    whole = np.concatenate([prompt, answer, [MARKED.end_of_infill_id]])
+    np.testing.assert_array_equal(
+        cm3.restore(whole, MARKED), documents.join([document], MARKED)
+    )

@@ -185,3 +185,21 @@ def test_restore_refuses_a_cut_sequence():
         cm3.restore(moved[:-1], VOCAB)
     with pytest.raises(ValueError, match="cut"):
         cm3.restore(moved[: len(ids) - 1], VOCAB)
+
+
+@pytest.mark.parametrize(
+    "config", [CM3Config(span_rate=6.0), CM3Config(rotation_prob=1)]
+)
+def test_no_span_holds_a_mark_of_a_picture(config):
+    vocab = Vocab(32, 16, 40, 20, 16, use_image_marks=True)
+    picture = [vocab.begin_image_id, *IMAGE, vocab.end_image_id]
+    ids = np.array([vocab.BOS, 5, 6, 7, *picture, 8, 9, *picture, vocab.EOS], np.int32)
+    rng, hidden = np.random.default_rng(0), np.zeros(len(ids), bool)
+    for _ in range(100):
+        spans = cm3.draw_spans(ids, rng, config, vocab)
+        np.testing.assert_array_equal(
+            cm3.restore(cm3.rewrite(ids, spans, vocab), vocab), ids
+        )
+        for start, end in spans:
+            hidden[start:end] = True
+    np.testing.assert_array_equal(hidden, ~vocab.is_boundary(ids))

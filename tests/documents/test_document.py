@@ -9,6 +9,9 @@ from cm3leon_jax.vocab import Vocab
 VOCAB = Vocab(
     text_size=300, image_size=64, control_size=32, num_sentinels=16, codes_per_image=4
 )
+# As Chameleon's: pictures have marks of their own.
+MARKED = Vocab(300, 64, 32, 16, 4, use_image_marks=True)
+BEGIN, END = MARKED.begin_image_id, MARKED.end_image_id
 PICTURE = np.zeros((8, 8, 3), np.uint8)
 CODES = np.array([0, 1, 2, 63])
 
@@ -76,3 +79,65 @@ def test_ill_formed_ids_are_refused(ids):
 def test_ill_formed_examples_are_refused(parts, codes):
     with pytest.raises(ValueError, match="example 'x'"):
         example.tokenize(Example("x", parts), _encode, codes, VOCAB)
+
+
+def _marked(*parts):
+    codes = [CODES for part in parts if part is PICTURE]
+    return example.tokenize(Example("x", parts), _encode, codes, MARKED)
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        (("a", PICTURE), [*_encode("a"), BEGIN, 300, 301, 302, 363, END]),
+        ((PICTURE, "a"), [BEGIN, 300, 301, 302, 363, END, *_encode("a")]),
+        ((PICTURE, PICTURE), [BEGIN, 300, 301, 302, 363, END] * 2),
+    ],
+)
+def test_a_picture_with_marks_is_its_codes_and_two_ids(parts, expected):
+    ids = document.to_ids(_marked(*parts), MARKED)
+    np.testing.assert_array_equal(ids, expected)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [("a", PICTURE), (PICTURE, "b", PICTURE, "c"), (PICTURE, PICTURE), ("a",)],
+)
+def test_from_ids_undoes_to_ids_with_marks(parts):
+    made = _marked(*parts)
+    again = document.from_ids(document.to_ids(made, MARKED), MARKED)
+    assert len(again.segments) == len(made.segments)
+    for before, after in zip(made.segments, again.segments, strict=True):
+        assert before.modality == after.modality
+        np.testing.assert_array_equal(before.ids, after.ids)
+
+
+def test_target_behind_a_marked_picture_spans_its_own_ids():
+    made = _marked(PICTURE, "Q", Target("red"), ".", PICTURE)
+    start, end = made.target
+    ids = document.to_ids(made, MARKED)
+    np.testing.assert_array_equal(ids[start:end], _encode("red"))
+
+
+def test_join_with_marks_begins_with_bos_and_breaks_between_texts_alone():
+    pair, text = _marked("a", PICTURE), _marked("b")
+    ids = document.join([pair, text, text, pair], MARKED)
+    one, two = document.to_ids(pair, MARKED), document.to_ids(text, MARKED)
+    between = [MARKED.break_id]
+    expected = [[MARKED.BOS], one, two, between, two, between, one, [MARKED.EOS]]
+    np.testing.assert_array_equal(ids, np.concatenate(expected))
+    assert document.to_ids(pair, MARKED)[-1] == END
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [BEGIN, 300, 301, 302, 363],
+        [300, 301, 302, 363],
+        [5, MARKED.break_id, 300, 301, 302, 363, END],
+        [BEGIN, 5, END],
+    ],
+)
+def test_ids_with_marks_out_of_place_are_refused(ids):
+    with pytest.raises(ValueError, match="image segment"):
+        document.from_ids(np.array(ids), MARKED)

@@ -15,8 +15,8 @@ import safetensors.numpy
 from PIL import Image
 
 from cm3leon_jax import api, storage
+from cm3leon_jax.convert import files, opt, safetensors_file, table
 from cm3leon_jax.convert import folder as weight_folders
-from cm3leon_jax.convert import opt, safetensors_file, table
 from cm3leon_jax.data import trained
 from cm3leon_jax.jobs import convert
 from cm3leon_jax.train import export
@@ -121,7 +121,7 @@ def test_hosts_share_the_files_and_the_first_finishes(tmp_path, exported, monkey
     names = sorted(path.name for path in whole.rglob("*.safetensors"))
     assert len(names) > 4
     assert names == sorted(path.name for path in shared.rglob("*.safetensors"))
-    index = weight_folders.INDEX
+    index = files.INDEX
     assert (whole / index).read_text() == (shared / index).read_text()
 
 
