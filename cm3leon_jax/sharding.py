@@ -55,6 +55,18 @@ def use_platform(num_cpu_devices: int = 0) -> None:
         _keep_freed_memory()
 
 
+def compiler_options(mesh: jax.sharding.Mesh) -> dict[str, bool]:
+    """Returns what a step on a mesh is compiled with, for `jax.jit`.
+
+    On CPU, operations in the order of the program instead of one that lets many run at
+    a time: where each core is a device, nothing is left to run them, and a third of the
+    step went into waiting (docs/LOG.md, 2026-11-22).
+    """
+    if mesh.devices.flat[0].platform != "cpu":
+        return {}
+    return {"xla_cpu_enable_concurrency_optimized_scheduler": False}
+
+
 def cpu_multiplies_bfloat16() -> bool:
     """Whether the device is a CPU with instructions for bfloat16 products.
 

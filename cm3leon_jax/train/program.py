@@ -77,6 +77,7 @@ def make(
         in_shardings=(places, sharding.batch_sharding(mesh)),
         out_shardings=(places, None),
         donate_argnums=0,
+        compiler_options=sharding.compiler_options(mesh),
     )
     return Program(jitted, jax.jit(init, out_shardings=places), places, mesh)
 
