@@ -178,7 +178,7 @@ def spec(logical: tuple[str | None, ...]) -> PartitionSpec:
 
 
 def shardings(
-    tree: Any, mesh: jax.sharding.Mesh, logical_axes: Mapping[str, tuple[str, ...]]
+    tree: Any, mesh: jax.sharding.Mesh, logical_axes: Mapping[str, tuple[str | None, ...]]
 ) -> Any:
     """Returns the sharding of every array of a state, by the name of its leaf.
 
@@ -402,7 +402,7 @@ def _divisor(number: int, limit: int) -> int:
 
 def _check_divides(name: str, shape, logical, mesh) -> None:
     for size, axis in zip(shape, logical, strict=True):
-        mesh_axis = RULES[axis]
+        mesh_axis = RULES[axis] if axis else None
         if mesh_axis and size % mesh.shape[mesh_axis]:
             raise ValueError(
                 f"{name}: {axis}={size} must be a multiple of the mesh axis"

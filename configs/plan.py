@@ -8,20 +8,27 @@ embedded, searched for neighbours and joined. One to four minutes a compilation 
 
 Topologies count chips: v4, v5e, v5p, v6e; `v5p-128`, a product's name, is v5p:4x4x4.
 
+`image_head` plans `configs/sft.py:chameleon-7b,image_head`.
+
 Usage:
     cm3leon --config configs/plan.py:7b,topology=v5e:16x16 --workdir runs/plan
+    cm3leon --config configs/plan.py:chameleon-7b,topology=v5p:4x4x4 --workdir runs/plan
     cm3leon --config configs/plan.py:760m,topology=v4:4x4x4 --workdir runs/plan-760m \
         --config.run.model.remat=full --config.run.step.num_microbatches=4
 """
 
 import ml_collections
 
-from configs import common, pretrain, vqgan
+from configs import common, pretrain, sft, vqgan
 
 
 def get_config(arg=None):
     arg = common.parse_arg(
-        arg, variants=("350m", "760m", "7b"), topology="v5e:16x16", debug=False
+        arg,
+        variants=("350m", "760m", "7b", "chameleon-7b"),
+        topology="v5e:16x16",
+        debug=False,
+        image_head=False,
     )
     config = ml_collections.ConfigDict()
     config.job = "plan"
@@ -29,6 +36,8 @@ def get_config(arg=None):
     # The run that is planned: everything that `configs/pretrain.py` sets.
     size = arg["variant"] + (",debug" if arg["debug"] else "")
     config.run = pretrain.get_config(size)
+    if arg["image_head"]:
+        config.run = sft.get_config(f"{size},image_head")
     # Settings tried when the run does not fit: estimated all, compiled the fastest.
     config.search = dict(
         max_compiles=2,

@@ -6,13 +6,17 @@ steps, 1.4T tokens (350m), 1.9T (760m), 2.4T (7b). `quick` is the quickstart's m
 With `pictures` the shards hold pairs only. `whole` never cuts a picture, in rows of
 4,224 tokens. `synthetic` runs the real step on made-up
 rows, some minutes after it is compiled, and compares its time with `configs/plan.py`'s
-estimate: no shards, no checkpoints.
+estimate: no shards, no checkpoints. `chameleon-7b` goes on from the public Chameleon
+weights, which are for research only: `configs/convert.py:from_hf` reads them.
 
 Usage:
     cm3leon --config configs/pretrain.py:7b --workdir /mnt/bucket/run \
         --config.shards=/mnt/bucket/shards
     cm3leon --config configs/pretrain.py:7b,whole --workdir /mnt/bucket/run \
         --config.shards=/mnt/bucket/shards
+    cm3leon --config configs/pretrain.py:chameleon-7b --workdir /mnt/bucket/more \
+        --config.shards=/mnt/bucket/chameleon-shards \
+        --config.init_from=/mnt/bucket/chameleon
     cm3leon --config configs/pretrain.py:350m,debug --workdir runs/debug \
         --config.shards=runs/debug-shards
     cm3leon --config configs/pretrain.py:7b,synthetic --workdir /mnt/bucket/rehearsal
@@ -29,7 +33,23 @@ _SIZES = {
     "350m": dict(layers=24, dim=1024, heads=16, peak_lr=6e-4, tokens=1.4e12),
     "760m": dict(layers=24, dim=1536, heads=16, peak_lr=5e-4, tokens=1.9e12),
     "7b": dict(layers=32, dim=4096, heads=32, peak_lr=1.2e-4, tokens=2.4e12),
+    # Chameleon, arXiv:2405.09818, Table 1; rate and tokens are ours, to go on with.
+    "chameleon-7b": dict(layers=32, dim=4096, heads=32, peak_lr=1e-5, tokens=4e10),
 }
+# What Chameleon has and CM3Leon has not: further fields of a `TransformerConfig`.
+_CHAMELEON = dict(
+    activation="silu",
+    gated_mlp=True,
+    tie_embeddings=False,
+    qk_norm=True,
+    qk_norm_per_head=True,
+    norm="rms",
+    norm_order="pre",  # "post" in the 30B
+    positions="rotary",
+    rope_theta=10_000.0,
+    num_kv_heads=None,  # as many as heads; 8 in the 30B
+)
+_CHAMELEON_MLP = 11_008 / 4_096  # of the width
 _BATCH_TOKENS = 8_388_608  # the paper's 8M: 2,048 rows of 4,096
 _LENGTH = 4096
 _WHOLE_LENGTH = 4224
@@ -147,6 +167,8 @@ def get_config(arg=None):
         config.loop.update(num_steps=600 if arg["full"] else 300, eval_every=100)
     if arg["debug"]:
         _debug(config, size)
+    if arg["variant"] == "chameleon-7b":
+        _chameleon(config)
     if arg["synthetic"]:
         config.job = "rehearse"
         config.rehearsal = dict(
@@ -274,3 +296,16 @@ def _debug(config, size):
         num_steps=10, log_every=2, save_every=5, keep_every=0, eval_every=5
     )
     config.evaluation.num_documents = 8
+
+
+def _chameleon(config):
+    """Its choices in the transformer, and how it was trained; CM3 as it is here.
+
+    An image is 1,026 ids: with three neighbours a row of 4,096 would not hold a query.
+    """
+    config.model.update(
+        mlp_dim=int(_CHAMELEON_MLP * config.model.model_dim), **_CHAMELEON
+    )
+    config.optimizer.update(epsilon=1e-5, warmup_steps=min(100, config.loop.num_steps))
+    config.step.z_loss = 1e-5
+    config.loader.neighbor_probs = (1.0,)

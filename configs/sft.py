@@ -6,6 +6,10 @@ eighteen tasks of its Table 5 alike, with its limits on how often an example is 
 a tenth of pretraining documents; each task's shards are a run of `configs/shards.py`, in
 the folder that `mixture.folders` names. `task` adds sets of further tasks, joined by `+`.
 
+`chameleon-7b` goes on from the public Chameleon weights. These do not draw: image output
+was tuned away. With `image_head` the rows of image codes in the head are trained, all
+else stays to the bit, and the model draws again: some minutes on pictures with captions.
+
 Usage:
     cm3leon --config configs/sft.py:7b --workdir /mnt/bucket/sft \
         --config.shards=/mnt/bucket/shards --config.init_from=/mnt/bucket/run
@@ -13,6 +17,9 @@ Usage:
         --config.shards=/mnt/bucket/shards --config.init_from=/mnt/bucket/run \
         --config.mixture.folders=coco=/mnt/bucket/coco/coco,vqa2=/mnt/bucket/vqa2/vqa2
     cm3leon --config configs/sft.py:7b,task=vqa2 ...
+    cm3leon --config configs/sft.py:chameleon-7b,image_head \
+        --workdir /mnt/bucket/repaired --config.shards=/mnt/bucket/chameleon-shards \
+        --config.init_from=/mnt/bucket/chameleon
     cm3leon --config configs/sft.py:quick --workdir runs/quickstart/sft \
         --config.shards=runs/quickstart/retrieve \
         --config.init_from=runs/quickstart/pretrain
@@ -46,8 +53,9 @@ PAPER_TASKS = (  # Table 5, in its order; each a file in cm3leon_jax/tasks
 
 def get_config(arg=None):
     names = dict(quick=False, full=False, debug=False, pictures=False)
-    own = dict(paper=False, task="")  # pretraining knows neither
-    chosen = common.parse_arg(arg, variants=("350m", "760m", "7b"), **names, **own)
+    own = dict(paper=False, task="", image_head=False)  # pretraining knows none
+    sizes = ("350m", "760m", "7b", "chameleon-7b")
+    chosen = common.parse_arg(arg, variants=sizes, **names, **own)
     words = [word for word in (arg or "").split(",") if word.split("=")[0] not in own]
     config = pretrain.get_config(",".join(words))
     config.sets = sets(chosen["pictures"])
@@ -77,7 +85,25 @@ def get_config(arg=None):
     if chosen["debug"]:
         config.optimizer.warmup_steps = 2
         config.loop.update(num_steps=10, eval_every=5)
+    if chosen["variant"] == "chameleon-7b":
+        config.optimizer.peak_lr = 1e-5  # Chameleon, section 3
+    if chosen["image_head"]:
+        _image_head(config, chosen["debug"])
     return config
+
+
+def _image_head(config, is_debug):
+    """Plain next-token loss on pairs; one part of the head learns (numbers are ours)."""
+    config.sets = dict(pairs=1.0)
+    config.loader.cm3.update(target_mask_prob=0.0, rectangle_prob=0.0, span_rate=0.0)
+    config.loader.neighbor_probs = (1.0,)
+    config.optimizer.update(
+        peak_lr=1e-3, weight_decay=0.0, trained=("head_VD",), trained_ids="image"
+    )
+    if not is_debug:
+        config.optimizer.warmup_steps = 20
+        config.loader.update(batch_size=64, num_streams=64)
+        config.loop.update(num_steps=400, save_every=100, eval_every=100)
 
 
 def sets(pictures_only):

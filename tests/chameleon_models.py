@@ -4,9 +4,13 @@ import json
 
 import numpy as np
 
-from cm3leon_jax.convert import tokenizer
-from cm3leon_jax.tokenizers import chameleon, text
+from cm3leon_jax.convert import chameleon as table_of
+from cm3leon_jax.convert import files, table, tokenizer
+from cm3leon_jax.convert import vqgan as pixel_table
+from cm3leon_jax.models import vqgan
+from cm3leon_jax.tokenizers import chameleon, image, text
 from cm3leon_jax.vocab import Vocab
+from tests import small_models
 
 NUM_CODES, NUM_SENTINELS = 24, 6
 TEXTS = ["a red circle at the top left", "Describe the given picture."]
@@ -53,3 +57,64 @@ def tokenizer_json(folder):
         "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}},
     }
     return json.dumps(record, ensure_ascii=False).encode()
+
+
+PIXELS = {
+    "base_channels": 32, "channel_multiplier": [1, 1], "num_res_blocks": 1,
+    "resolution": 8, "latent_channels": 8, "embed_dim": 8, "num_embeddings": NUM_CODES,
+}  # fmt: skip
+SHAPES = {"7b": {}, "30b": {"num_key_value_heads": 2, "swin_norm": True}}
+
+
+def pixel_config(**changes):
+    """Our config of the image tokenizer, with the decoder that the port has not."""
+    fields = {
+        "image_size": 8, "base_channels": 32, "multipliers": (1, 1),
+        "encoder_kernels": (3, 3), "decoder_kernels": (3, 3), "num_res_blocks": 1,
+        "attention_sizes": (), "latent_channels": 8, "code_dim": 8,
+        "codebook_size": NUM_CODES,
+    }  # fmt: skip
+    return vqgan.VqganConfig(**fields | changes)
+
+
+def record(data, shape="7b", **changes):
+    """The fields of `config.json`."""
+    texts = chameleon.ChameleonTokenizer(data)
+    fields = {
+        "model_type": "chameleon", "vocab_size": texts.size, "hidden_size": 64,
+        "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 4, "max_position_embeddings": 96,
+        "vocabulary_map": texts.ids, "pad_token_id": 1,
+        "vq_config": {"model_type": "chameleon_vqgan", **PIXELS},
+    }  # fmt: skip
+    return fields | SHAPES[shape] | changes
+
+
+def write_folder(folder, shape="7b", seed=0, **changes):
+    """Writes a folder as the public ones are, with random weights, without torch.
+
+    Returns:
+      The tensors by name, and the folder of our image tokenizer with its decoder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    data = tokenizer_json(folder.parent)
+    fields = record(data, shape, **changes)
+    model = small_models.random_model(table_of.from_config("x", fields), seed)
+    arrays = small_models.arrays_of(model)
+    # Norms near one, and embeddings that tell ids apart.
+    arrays |= {n: x + 1 for n, x in arrays.items() if "_scale_" in n}
+    arrays["token_embedding_VD"] = 20 * arrays["token_embedding_VD"]
+    read = lambda name, row: arrays[name] if row is None else arrays[name][row]
+    rows = table_of.rows(model.config)
+    make = table.make_theirs(rows, read, np.dtype("float32"))
+    tensors = {name: np.array(make(name)) for row in rows for name in row.theirs}
+    pixels = folder.parent / "pixels"
+    rng = np.random.default_rng(seed)
+    draw = lambda x: rng.normal(0.1, 0.3, x.shape).astype(np.float32)
+    shapes = image.shapes(pixel_config())
+    image.write({n: draw(x) for n, x in shapes.items()}, pixel_config(), pixels)
+    theirs = pixel_table.tensors(image.load_model(pixels), "chameleon")
+    tensors |= {f"model.vqmodel.{name}": x for name, x in theirs.items()}
+    files.write(folder, tensors, fields)
+    (folder / "tokenizer.json").write_bytes(data)
+    return tensors, pixels

@@ -43,6 +43,7 @@ def write(
     *,
     image_size: int,
     num_pieces: int,
+    has_upscaler: bool = False,
 ) -> str:
     """Returns the card, Markdown with a YAML head.
 
@@ -52,7 +53,9 @@ def write(
       origin: Where the model comes from.
       image_size: Pixels a side.
       num_pieces: Ids of the text tokenizer.
+      has_upscaler: Whether a super-resolution network lies beside.
     """
+    examples = EXAMPLES | (LARGE if has_upscaler else {})
     licence = origin.licence or UNKNOWN
     head = {
         "license": licence.lower(),
@@ -70,11 +73,10 @@ def write(
                 _CODE_NOTE,
                 *(
                     f"### {title}\n\n```python\n{_fill(code, vocab, num_pieces)}```"
-                    for title, code in EXAMPLES.items()
+                    for title, code in examples.items()
                 ),
                 _tokens(vocab),
-                f"## Training data\n\n{origin.data.strip() or _NO_DATA}",
-                _provenance(origin, licence),
+                *ends(origin, licence),
             ]
         )
         + "\n"
@@ -124,6 +126,12 @@ def _tokens(vocab: Vocab) -> str:
         " scale times the difference of two prompts' logits; `transformers` computes it"
         " from log-probabilities, which gives the same choice."
     )
+
+
+def ends(origin: Provenance, licence: str) -> tuple[str, str]:
+    """The last sections of a card: of the data, of licence and provenance."""
+    data = f"## Training data\n\n{origin.data.strip() or _NO_DATA}"
+    return data, _provenance(origin, licence)
 
 
 def _provenance(origin: Provenance, licence: str) -> str:
@@ -200,4 +208,12 @@ EXAMPLES = {
     "Draw, with guidance 3 and image ids only": _DRAW,
     "Describe": _CAPTION,
     "Edit": _EDIT,
+}
+LARGE = {
+    "Enlarge": """\
+from pixels import Upscaler
+
+large = Upscaler("upscaler").enlarge("drawn.png")
+large.save("large.png")
+"""
 }

@@ -5,6 +5,7 @@
     generation_config.json    ids that end and pad, greedy
     tokenizer.json, tokenizer_config.json, text.model
     vqgan/config.json, vqgan/model.safetensors, pixels.py
+    upscaler/                 likewise, if there is one
     README.md                 the model card
 
 `config.json` is written last: an unfinished folder opens nowhere.
@@ -38,7 +39,7 @@ from cm3leon_jax.vocab import Vocab
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 TEXT_FILE = "text.model"
-PIXELS_FOLDER = "vqgan"
+PIXELS_FOLDER, UPSCALER_FOLDER = "vqgan", "upscaler"
 OURS = "cm3leon"  # our key in config.json, which transformers keeps
 FORMAT = 1
 FAMILIES = {opt.MODEL_TYPE: opt, chameleon.MODEL_TYPE: chameleon}
@@ -50,8 +51,9 @@ class Whole:
 
     Attributes:
       vocab: The joint vocabulary.
-      text_model: Content of the SentencePiece file.
+      text_model: Content of the text tokenizer's file.
       pixels: Folder of the image tokenizer.
+      upscaler: Folder of the super-resolution network, or None.
       about: JSON values for the way back, kept under `OURS`.
       origin: For the card.
     """
@@ -61,6 +63,7 @@ class Whole:
     pixels: pathlib.Path
     about: Mapping[str, Any]
     origin: card.Provenance
+    upscaler: pathlib.Path | None = None
 
 
 def check(config: TransformerConfig, whole: Whole) -> None:
@@ -71,11 +74,7 @@ def check(config: TransformerConfig, whole: Whole) -> None:
         and model have other sizes.
     """
     opt.check(config)
-    if whole.vocab.size != config.vocab_size:
-        raise ValueError(
-            f"the model has {config.vocab_size} ids, its vocabulary {whole.vocab.size};"
-            " they do not belong together"
-        )
+    check_size(config, whole.vocab)
     tokenizer.to_json(whole.text_model, whole.vocab)
     if not image_tokenizers.read_config(whole.pixels).use_decoder:
         raise ValueError(
@@ -84,18 +83,51 @@ def check(config: TransformerConfig, whole: Whole) -> None:
         )
 
 
+def check_size(config: TransformerConfig, vocab: Vocab) -> None:
+    """Refuses a vocabulary that is not the model's (ValueError)."""
+    if vocab.size != config.vocab_size:
+        raise ValueError(
+            f"the model has {config.vocab_size} ids, its vocabulary {vocab.size}; they"
+            " do not belong together"
+        )
+
+
+def rows(config: TransformerConfig, whole: Whole) -> list[table.Row]:
+    """The table of a model's arrays."""
+    del whole  # ids stay in their order
+    return opt.rows(config)
+
+
+def tensors(whole: Whole) -> dict[str, np.ndarray]:
+    """Arrays of other networks in the same files: none."""
+    del whole
+    return {}
+
+
+def write_pixels(path: pathlib.Path, whole: Whole) -> list[dict[str, Any]]:
+    """Writes the networks of pixels, and the PyTorch file that runs them.
+
+    Returns:
+      A line of the log for each of their arrays.
+    """
+    lines = picture_tokenizer.write(path / PIXELS_FOLDER, whole.pixels)
+    if whole.upscaler is not None:
+        lines += picture_tokenizer.write(path / UPSCALER_FOLDER, whole.upscaler)
+    source = pathlib.Path(__file__).with_name("pixels.py")
+    storage.write_bytes(path / source.name, source.read_bytes())
+    return lines
+
+
 def write(
     path: pathlib.Path, config: TransformerConfig, dtype: str, whole: Whole
 ) -> list[dict[str, Any]]:
     """Writes all but the transformer's weights; call it after those.
 
     Returns:
-      A line of the log for each array of the image tokenizer.
+      A line of the log for each array of the networks of pixels.
     """
     vocab = whole.vocab
-    lines = picture_tokenizer.write(path / PIXELS_FOLDER, whole.pixels)
-    source = pathlib.Path(__file__).with_name("pixels.py")
-    storage.write_bytes(path / source.name, source.read_bytes())
+    lines = write_pixels(path, whole)
     storage.write_bytes(path / TEXT_FILE, whole.text_model)
     record = json.dumps(
         tokenizer.to_json(whole.text_model, vocab), ensure_ascii=False, indent=1
@@ -113,6 +145,7 @@ def write(
         whole.origin,
         image_size=image_tokenizers.read_config(whole.pixels).image_size,
         num_pieces=text_tokenizers.TextTokenizer(whole.text_model).vocab_size,
+        has_upscaler=whole.upscaler is not None,
     )
     storage.write_bytes(path / "README.md", text.encode())
     ours = {"format": FORMAT, **whole.about}

@@ -1,4 +1,4 @@
-"""The image tokenizer beside a converted model, of any shape that ours may have.
+"""Networks of pixels beside a converted model: image tokenizer and upscaler of any shape.
 
     ours                                theirs
     encoder.conv_in.kernel [Y, X, C, D] encoder.conv_in.weight [D, C, Y, X]
@@ -54,11 +54,11 @@ def rows(specs: Mapping[str, Spec]) -> list[Row]:
 
 
 def write(target: pathlib.Path, source: pathlib.Path) -> list[dict[str, Any]]:
-    """Writes our tokenizer for `pixels.py`.
+    """Writes our tokenizer, or our upscaler, for `pixels.py`.
 
     Args:
       target: gets `config.json` and `model.safetensors`.
-      source: our tokenizer's folder, or its job's.
+      source: the tokenizer's or the upscaler's folder, or its job's.
 
     Returns:
       A line of the log for each array.
@@ -99,13 +99,19 @@ def read(source: pathlib.Path, target: pathlib.Path) -> list[dict[str, Any]]:
     table.check_names(str(source), found.specs, names, ())
     arrays = dict(table.make_ours(names, found.tensor, _DTYPE))
     image.write(arrays, config, target)
+    return log(target)
+
+
+def log(target: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns a line of the log for each array of a tokenizer of ours."""
+    file = safetensors_file.File(target / image.WEIGHTS_FILE)
     return [
         {
             "name": name,
             "file": f"{target.name}/{image.WEIGHTS_FILE}",
-            "dtype": str(array.dtype),
-            "shape": list(array.shape),
-            "sha256": storage.digest_bytes(np.ascontiguousarray(array).tobytes()),
+            "dtype": str(place.spec.dtype),
+            "shape": list(place.spec.shape),
+            "sha256": storage.digest_bytes(file.read(name).tobytes()),
         }
-        for name, array in arrays.items()
+        for name, place in file.places.items()
     ]

@@ -1,8 +1,9 @@
-"""Pictures to image codes and back, in plain PyTorch: this one file and its weights.
+"""Pictures to image codes and back, and larger, in plain PyTorch: one file and weights.
 
     pixels = Pixels("vqgan")                    # config.json and model.safetensors
     codes = pixels.encode("picture.png")        # int64[1, P], in [0, codebook size)
     pixels.decode(codes)[0].save("again.png")   # a PIL image for each row
+    Upscaler("upscaler").enlarge("again.png")   # where there is one: a larger PIL image
 
 Needs torch, numpy, Pillow and safetensors. Every conversion copies this file, as it is,
 beside the weights; nothing of this package imports it.
@@ -71,6 +72,98 @@ class Pixels(nn.Module):
         """The codebook as it is compared and decoded."""
         table = self.quantize.embedding.weight
         return unit(table) if self.config["use_l2_norm"] else table
+
+
+class Upscaler(nn.Module):
+    """A trained super-resolution network: residual-in-residual dense blocks."""
+
+    def __init__(self, folder):
+        """Reads the weights; raises if they are not those that config.json describes."""
+        super().__init__()
+        folder = pathlib.Path(folder)
+        config = json.loads((folder / "config.json").read_text())["model"]
+        self.config, width = config, config["channels"]
+        self.patch_size = 4 // config["scale"]
+        self.conv_first = conv(3 * self.patch_size**2, width, 3)
+        growth = config["growth_channels"]
+        self.body = nn.ModuleList()
+        for _ in range(config["num_blocks"]):
+            block = nn.Module()
+            block.rdb = nn.ModuleList(Dense(width, growth) for _ in range(3))
+            self.body.append(block)
+        for name in ("conv_body", "conv_up1", "conv_up2", "conv_hr"):
+            setattr(self, name, conv(width, width, 3))
+        self.conv_last = conv(width, 3, 3)
+        weights = safetensors.torch.load_file(folder / "model.safetensors")
+        self.load_state_dict(weights, strict=True)
+        self.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def enlarge(self, picture):
+        """Returns a PIL image, its sides `scale` times as long, of one or its path."""
+        if not isinstance(picture, Image.Image):
+            picture = Image.open(picture)
+        scale, s = self.config["scale"], self.patch_size
+        width, height = picture.size
+        levels = torch.from_numpy(np.asarray(picture.convert("RGB")).copy()).float()
+        x_BCYX = levels.permute(2, 0, 1)[None] / 255
+        x_BCYX = F.pad(x_BCYX, (0, -width % s, 0, -height % s), mode="replicate")
+        y_BCYX = self(x_BCYX)[..., : scale * height, : scale * width] * 255
+        bytes_YXC = y_BCYX[0].round().clamp(0, 255).byte().permute(1, 2, 0)
+        return Image.fromarray(bytes_YXC.numpy())
+
+    def forward(self, x_BCYX):
+        """Returns float[B, 3, scale Y, scale X], about in [0, 1]."""
+        h = first = self.conv_first(fold(x_BCYX, self.patch_size))
+        for block in self.body:
+            inner = h
+            for dense in block.rdb:
+                inner = dense(inner)
+            h = h + 0.2 * inner
+        h = first + self.conv_body(h)
+        for layer in (self.conv_up1, self.conv_up2):
+            h = layer(F.interpolate(h, scale_factor=2.0, mode="nearest"))
+            h = F.leaky_relu(h, 0.2)
+        h = self.conv_last(F.leaky_relu(self.conv_hr(h), 0.2))
+        if self.config["use_bicubic_base"]:
+            y, x = (bicubic(side, self.config["scale"]) for side in x_BCYX.shape[2:])
+            h = h + y @ x_BCYX @ x.T
+        return h
+
+
+class Dense(nn.Module):
+    """Five convolutions, each of which sees the outputs of all before it."""
+
+    def __init__(self, width, growth):
+        super().__init__()
+        outputs = [growth] * 4 + [width]
+        self.conv = nn.ModuleList(
+            conv(width + i * growth, outputs[i], 3) for i in range(5)
+        )
+
+    def forward(self, x_BCYX):
+        """Returns float[B, C, Y, X], as wide as the input."""
+        seen = x_BCYX
+        for layer in self.conv[:-1]:
+            seen = torch.cat([seen, F.leaky_relu(layer(seen), 0.2)], dim=1)
+        return x_BCYX + 0.2 * self.conv[-1](seen)
+
+
+def bicubic(size, scale):
+    """Weights float[scale * size, size] that enlarge a side (Keys, a = -0.5)."""
+    places = (torch.arange(scale * size) + 0.5) / scale - 0.5
+    d = (places[:, None] - torch.arange(size)).abs()
+    near = (1.5 * d - 2.5) * d * d + 1
+    far = ((-0.5 * d + 2.5) * d - 4) * d + 2
+    weights = torch.where(d < 1, near, torch.where(d < 2, far, torch.zeros(())))
+    return weights / weights.sum(1, keepdim=True)
+
+
+def fold(image_BCYX, s):
+    """Patches of s x s pixels as channels, ordered row, column, colour."""
+    B, C, Y, X = image_BCYX.shape
+    h = image_BCYX.reshape(B, C, Y // s, s, X // s, s).permute(0, 3, 5, 1, 2, 4)
+    return h.reshape(B, s * s * C, Y // s, X // s)
 
 
 def fit(picture, size):
@@ -235,10 +328,7 @@ class Encoder(nn.Module):
 
     def forward(self, image_BCYX):
         """Returns float[B, latent_channels, Y / stride, X / stride]."""
-        B, C, Y, X = image_BCYX.shape
-        s = self.patch_size  # a patch becomes channels, ordered row, column, colour
-        h = image_BCYX.reshape(B, C, Y // s, s, X // s, s).permute(0, 3, 5, 1, 2, 4)
-        h = self.conv_in(h.reshape(B, s * s * C, Y // s, X // s))
+        h = self.conv_in(fold(image_BCYX, self.patch_size))
         for level in self.down:
             h = level(h)
             if hasattr(level, "downsample"):

@@ -63,7 +63,7 @@ def export(source: Path, target: Path, *, naming: str) -> None:
       ValueError: if the other program has no such shape.
     """
     model = image.load_model(source)
-    files.write(target, tensors(model, naming), _their_config(model.config, naming))
+    files.write(target, tensors(model, naming), their_config(model.config, naming))
 
 
 def read(source: Path, *, image_size: int = 0) -> vqgan.Vqgan:
@@ -306,8 +306,8 @@ def _check(config: vqgan.VqganConfig, naming: str) -> None:
         )
 
 
-def _their_config(config: vqgan.VqganConfig, naming: str) -> dict[str, Any]:
-    """What `config.json` says: the fields of transformers' classes."""
+def their_config(config: vqgan.VqganConfig, naming: str) -> dict[str, Any]:
+    """Returns what `config.json` says: the fields of transformers' classes."""
     fields = {
         "model_type": _MODEL_TYPES.get(naming, naming),
         "base_channels": config.base_channels,

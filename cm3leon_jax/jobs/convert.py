@@ -22,6 +22,9 @@ import numpy as np
 from cm3leon_jax import storage
 from cm3leon_jax.convert import (
     card,
+    chameleon,
+    chameleon_folder,
+    files,
     huggingface,
     opt,
     picture_tokenizer,
@@ -32,6 +35,8 @@ from cm3leon_jax.convert import folder as weight_folders
 from cm3leon_jax.data import hosts, shards, trained
 from cm3leon_jax.jobs import folder, resumption
 from cm3leon_jax.models.block import TransformerConfig
+from cm3leon_jax.tasks import layout
+from cm3leon_jax.tokenizers import chameleon as chameleon_tokenizers
 from cm3leon_jax.tokenizers import image as image_tokenizers
 from cm3leon_jax.tokenizers import text as text_tokenizers
 from cm3leon_jax.train import checkpoint, export, state
@@ -75,7 +80,9 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         )
     target, root = pathlib.Path(config.target), pathlib.Path(workdir)
     begun = root / _SHARD_LOGS
-    if not begun.exists() and target.exists() and any(target.iterdir()):
+    # In this order: another host makes its log's folder before it writes a file.
+    is_taken = target.exists() and any(target.iterdir())
+    if is_taken and not begun.exists():
         raise ValueError(
             f"{target} holds files already; name an empty folder, or the --workdir of"
             " the conversion that began to fill it"
@@ -99,23 +106,27 @@ def _to_hf(
     mine = hosts.Hosts.here()
     source = _open_ours(config.source)
     whole = _whole(config, source)
-    huggingface.check(source.config, whole)
-    rows = opt.rows(source.config)
+    kind = _folder_of(source.config)
+    kind.check(source.config, whole)
+    rows = kind.rows(source.config, whole)
     _check_ours(config.source, source, rows)
     dtype = np.dtype(jax.numpy.dtype(config.dtype))
-    make = table.make_theirs(rows, source.read, dtype)
+    make, others = table.make_theirs(rows, source.read, dtype), kind.tensors(whole)
     specs = table.their_specs(rows, dtype)
+    for name, array in others.items():
+        specs[name] = safetensors_file.Spec(array.dtype, array.shape)
+    read = lambda name: others[name] if name in others else make(name)
     plan = weight_folders.plan_shards(specs, int(config.shard_mb * _MB))
     begun.mkdir(parents=True, exist_ok=True)
     for number in mine.share(len(plan)):
-        _write_once(target, plan[number], make, begun, source.digest)
+        _write_once(target, plan[number], read, begun, source.digest)
     if not mine.is_first:
         return None
-    logs = [begun / f"{shard.name}.json" for shard in plan]
+    logs = [_log_of(begun, shard, source.digest) for shard in plan]
     hosts.wait(logs, "files of weights")
     weight_folders.write_index(target, plan)
-    lines = huggingface.write(target, source.config, config.dtype, whole)
-    return [x for log in logs for x in storage.read_json(log)["arrays"]] + lines
+    lines = kind.write(target, source.config, config.dtype, whole)
+    return [x for log in logs for x in storage.read_json(log)] + lines
 
 
 def _from_hf(
@@ -127,6 +138,8 @@ def _from_hf(
     model, ours = huggingface.read_config(source)
     found = huggingface.open_weights(source, model)
     about: dict[str, Any] = {"shards": None, "coordinates": 0}
+    if model.positions == "rotary":
+        return _from_chameleon(config, target, begun, model, ours)
     text_model = b""
     if ours is not None:
         about = {name: ours[name] for name in about}
@@ -135,23 +148,8 @@ def _from_hf(
         text_model = huggingface.read_text_model(
             source, info.vocab, info.text_tokenizer
         )
-    rows = huggingface.family(model).rows(model)
-    dtype = np.dtype(jax.numpy.dtype(config.dtype))
-    specs = table.our_specs(rows, dtype)
     begun.mkdir(parents=True, exist_ok=True)
-    digests = safetensors_file.write(
-        target / export.WEIGHTS_FILE, specs, table.make_ours(rows, found.tensor, dtype)
-    )
-    lines: Lines = [
-        {
-            "name": name,
-            "file": export.WEIGHTS_FILE,
-            "dtype": config.dtype,
-            "shape": list(spec.shape),
-            "sha256": digests[name],
-        }
-        for name, spec in specs.items()
-    ]
+    lines = _write_ours(target, opt.rows(model), found, config.dtype)
     if ours is not None:
         storage.write_bytes(target / text_tokenizers.FILE_NAME, text_model)
         pixels = target / trained.PIXELS_FOLDER
@@ -162,6 +160,71 @@ def _from_hf(
     about |= {"source": config.source, "licence": licence}
     export.describe(target, model, about)
     return lines
+
+
+def _from_chameleon(
+    config: ml_collections.ConfigDict,
+    target: pathlib.Path,
+    begun: pathlib.Path,
+    model: TransformerConfig,
+    ours: Mapping[str, Any] | None,
+) -> Lines:
+    """Weights, and if the folder has both, vocabulary and image tokenizer."""
+    source = pathlib.Path(config.source)
+    found = huggingface.open_weights(source, model)
+    texts = chameleon_folder.read_tokenizer(source)
+    has_pixels = any(name.startswith(chameleon_folder.PIXELS) for name in found.names)
+    begun.mkdir(parents=True, exist_ok=True)
+    about: dict[str, Any] = {"shards": None, "coordinates": layout.COORDINATES}
+    if texts is None or not has_pixels:
+        print(f"{source} has no tokenizer.json, or no model.vqmodel: weights alone")
+        lines = _write_ours(target, chameleon.rows(model), found, config.dtype)
+    else:
+        pixels = target / trained.PIXELS_FOLDER
+        made = chameleon_folder.write_pixels(source, config.image_tokenizer, pixels)
+        shape = image_tokenizers.read_config(pixels)
+        vocab = texts.vocab(shape.codebook_size, shape.codes_per_image)
+        huggingface.check_size(model, vocab)
+        digest = storage.digest_file(pixels / image_tokenizers.WEIGHTS_FILE)
+        info = shards.SetInfo(vocab, texts.digest, digest)
+        if ours and not config.image_tokenizer:
+            info = shards.SetInfo.from_json(ours["shards"])
+            trained.check(info, texts.digest, digest, source)
+        about |= {"shards": info.to_json()}
+        about["coordinates"] = (ours or about)["coordinates"]
+        rows = chameleon.rows(model, texts.theirs_V)
+        lines = _write_ours(target, rows, found, config.dtype) + made
+        storage.write_bytes(target / chameleon_tokenizers.FILE_NAME, texts.data)
+    licence = config.licence or (ours or {}).get("licence", "") or chameleon.LICENCE
+    about |= {"source": config.source, "licence": licence}
+    export.describe(target, model, about)
+    return lines
+
+
+def _write_ours(
+    target: pathlib.Path, rows: list[table.Row], found: files.Weights, name: str
+) -> Lines:
+    """Writes a transformer's weights as an export has them, in a dtype."""
+    dtype = np.dtype(jax.numpy.dtype(name))
+    specs = table.our_specs(rows, dtype)
+    digests = safetensors_file.write(
+        target / export.WEIGHTS_FILE, specs, table.make_ours(rows, found.tensor, dtype)
+    )
+    return [
+        {
+            "name": one,
+            "file": export.WEIGHTS_FILE,
+            "dtype": str(dtype),
+            "shape": list(spec.shape),
+            "sha256": digests[one],
+        }
+        for one, spec in specs.items()
+    ]
+
+
+def _folder_of(model: TransformerConfig) -> Any:
+    """The module that writes the folder of a model's family."""
+    return chameleon_folder if model.positions == "rotary" else huggingface
 
 
 def _open_ours(path: str) -> _Source:
@@ -212,19 +275,18 @@ def _whole(config: ml_collections.ConfigDict, source: _Source) -> huggingface.Wh
     """The tokenizers of a model, and what the card says."""
     found = trained.places(config.source)
     info = trained.set_info(config.source, dict(source.context))
-    text_file = found.text
-    if text_file.is_dir():
-        text_file /= text_tokenizers.FILE_NAME
+    text_file = text_tokenizers.find(found.text)
     text_model = text_file.read_bytes()
     place = image_tokenizers.root(found.pixels)
     digest = storage.digest_file(place / image_tokenizers.WEIGHTS_FILE)
-    text_digest = text_tokenizers.TextTokenizer(text_model).digest
+    text_digest = text_tokenizers.load(text_file).digest
     trained.check(info, text_digest, digest, config.source)
     licence = config.licence or source.context.get("licence", "")
     return huggingface.Whole(
         vocab=info.vocab,
         text_model=text_model,
         pixels=found.pixels,
+        upscaler=pathlib.Path(config.upscaler) if config.upscaler else None,
         about={
             "shards": info.to_json(),
             "coordinates": found.coordinates,
@@ -258,12 +320,17 @@ def _write_once(
     digest: str,
 ) -> None:
     """Writes a file of weights, unless it is there and whole, of the same source."""
-    log = begun / f"{shard.name}.json"
-    is_there = log.exists() and (target / shard.name).exists()
-    if is_there and storage.read_json(log)["source"] == digest:
+    log = _log_of(begun, shard, digest)
+    if log.exists() and (target / shard.name).exists():
         return
-    lines = weight_folders.write_shard(target, shard, make)
-    storage.write_json(log, {"source": digest, "arrays": lines})
+    storage.write_json(log, weight_folders.write_shard(target, shard, make))
+
+
+def _log_of(
+    begun: pathlib.Path, shard: weight_folders.Shard, digest: str
+) -> pathlib.Path:
+    """What says that a file is whole, made from a source of this digest."""
+    return begun / f"{shard.name}.{digest[:16]}.json"
 
 
 def _num_bytes(line: Mapping[str, Any]) -> int:

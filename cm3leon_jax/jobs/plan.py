@@ -146,11 +146,12 @@ def make_program(
     )
     return program.make(
         model,
-        recipe.update(config, model),
+        recipe.update(config, model, vocab),
         step.StepConfig(**pieces),
         vocab,
         mesh,
         attention=recipe.attention(config, model, mesh, platform),
+        trained=tuple(config.optimizer.trained),
     )
 
 

@@ -17,6 +17,16 @@ from cm3leon_jax import vocab as vocab_lib
 from cm3leon_jax.models import kernels, transformer
 from cm3leon_jax.train import guard, optimizer, program
 
+# Fields that change what is computed, and no array's shape.
+_FUNCTION = (
+    "activation",
+    "norm",
+    "norm_order",
+    "positions",
+    "rope_theta",
+    "layer_norm_epsilon",
+)
+
 
 def model(
     config: ml_collections.ConfigDict, vocab: vocab_lib.Vocab, *, is_cpu: bool
@@ -36,6 +46,30 @@ def model(
         is_fast = is_cpu and sharding.cpu_multiplies_bfloat16()
         fields["product_dtype"] = "bfloat16" if is_fast else None
     return transformer.TransformerConfig(vocab_size=vocab.size, **fields)
+
+
+def check_same_function(
+    path: str,
+    given: transformer.TransformerConfig,
+    model: transformer.TransformerConfig,
+) -> None:
+    """Refuses weights whose arrays would fit, but were trained in another function.
+
+    Args:
+      path: Of the weights, for the message.
+      given: What they were trained in.
+      model: What is to be trained.
+
+    Raises:
+      ValueError: With the first field that differs.
+    """
+    for name in _FUNCTION:
+        theirs, ours = getattr(given, name), getattr(model, name)
+        if theirs != ours:
+            raise ValueError(
+                f"{path} was trained with {name}={theirs!r}, this run has {ours!r}; set"
+                f" --config.model.{name}={theirs}"
+            )
 
 
 def mesh(
@@ -71,7 +105,9 @@ def mesh(
 
 
 def update(
-    config: ml_collections.ConfigDict, model: transformer.TransformerConfig
+    config: ml_collections.ConfigDict,
+    model: transformer.TransformerConfig,
+    vocab: vocab_lib.Vocab,
 ) -> optax.GradientTransformation:
     """Returns the optimizer of a training config, with its guard.
 
@@ -83,6 +119,7 @@ def update(
             num_steps=config.loop.num_steps, **config.optimizer.to_dict()
         ),
         program.model_shapes(model),
+        vocab,
     )
     return guard.wrap(plain, guard.GuardConfig(**config.guard.to_dict()))
 

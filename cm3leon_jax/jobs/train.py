@@ -90,6 +90,7 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> None:
         parts.info.vocab,
         parts.mesh,
         attention=parts.attention,
+        trained=tuple(config.optimizer.trained),
     )
     checkpointer = _checkpointer(config, parts, workdir)
     norm = jax.jit(optax.tree.norm)
@@ -241,7 +242,7 @@ def _resolve(config: ml_collections.ConfigDict) -> _Parts:
         loader=loader,
         step=step.StepConfig(**config.step.to_dict()),
         mesh=mesh,
-        update=recipe.update(config, model),
+        update=recipe.update(config, model, info.vocab),
         attention=recipe.attention(config, model, mesh, platform),
         packed_attention=recipe.attention(
             config, model, mesh, platform, is_packed=True
@@ -270,6 +271,7 @@ def _start(
             f"{config.init_from} was trained with another vocabulary than the shards"
             f" {config.shards} have; use shards of the same tokenizers"
         )
+    recipe.check_same_function(config.init_from, given.config, parts.model)
     weights = state.fill(start.model, checkpoint.flatten(given))
     _LOGGER.info("weights from %s", config.init_from)
     return start._replace(model=weights)

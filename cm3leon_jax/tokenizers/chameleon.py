@@ -42,6 +42,7 @@ FILE_NAME = "tokenizer.json"
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # ids 0 to 3 of `Vocab`
 BREAK, END_OF_INFILL = "<reserved08706>", "<reserved08708>"
 BEGIN_IMAGE, END_IMAGE = "<racm3:break>", "<eoss>"
+PLACEHOLDERS = ("<image>", "<reserved08707>")  # of a picture in the text of the port
 FIRST_SENTINEL, MAX_SENTINELS = 8_194, 512
 _CODE = re.compile(r"IMGIMG([A-J]+)Z")
 _RESERVED = re.compile(r"<reserved\d+>|<image>")
@@ -93,6 +94,7 @@ class ChameleonTokenizer:
       digest: SHA-256 of the file, kept with everything made from its ids.
       ids: Name to id of all their ids.
       vocab_size: Number of ids that text is made of, the four special ones included.
+      placeholder: Their id that stands for a picture in the port's texts.
       num_sentinels: How many reserved ids there are for sentinels.
     """
 
@@ -113,6 +115,9 @@ class ChameleonTokenizer:
         missing = [name for name in [*marks, sentinel(0)] if name not in self.ids]
         if missing:
             raise ValueError(f"the vocabulary lacks {missing}; it is no Chameleon's")
+        self.placeholder = next(
+            (self.ids[name] for name in PLACEHOLDERS if name in self.ids), -1
+        )
         names = (sentinel(index) for index in range(MAX_SENTINELS))
         self._sentinels = [self.ids[name] for name in names if name in self.ids]
         self.num_sentinels = len(self._sentinels)

@@ -80,8 +80,8 @@ def per_token(config: transformer.TransformerConfig, length: int) -> TokenFlops:
 def layer_weights(config: transformer.TransformerConfig) -> int:
     """Returns the weights of one layer that are factors of products."""
     c = config
-    attention = 4 * c.model_dim * c.num_heads * c.head_dim
-    return attention + 2 * c.model_dim * c.mlp_dim
+    attention = 2 * c.model_dim * (c.num_heads + c.kv_heads) * c.head_dim
+    return attention + (2 + c.gated_mlp) * c.model_dim * c.mlp_dim
 
 
 def utilisation(

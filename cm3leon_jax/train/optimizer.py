@@ -10,9 +10,12 @@ import jax.numpy as jnp
 import optax
 
 from cm3leon_jax.train import checkpoint
+from cm3leon_jax.vocab import Vocab
 
 # No weight decay on learned scales of norms, by the last part of the name.
 _UNDECAYED = ("*scale*", "*bias*")
+_TABLES = "*_VD"  # one row an id of the vocabulary
+IDS = ("all", "image")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +38,8 @@ class OptimizerConfig:
       mu_dtype: of the first moment; "bfloat16" saves 2 bytes a parameter.
       trained: patterns of parameter names ("blocks/*") that are trained; the
         others stay as they are, to the bit.
+      trained_ids: "all", or "image": of tables of the vocabulary that are trained, only
+        rows of image codes change.
     """
 
     peak_lr: float
@@ -48,6 +53,7 @@ class OptimizerConfig:
     clip_norm: float = 1.0
     mu_dtype: str = "float32"
     trained: tuple[str, ...] = ("*",)
+    trained_ids: str = "all"
 
     def __post_init__(self):
         """Refuses what would silently train nothing or for ever warm up."""
@@ -58,6 +64,8 @@ class OptimizerConfig:
             )
         if isinstance(self.trained, str) or not self.trained:
             raise ValueError(f"trained={self.trained!r} must be a tuple of patterns")
+        if self.trained_ids not in IDS:
+            raise ValueError(f"trained_ids={self.trained_ids!r} must be one of {IDS}")
 
 
 def schedule(config: OptimizerConfig) -> optax.Schedule:
@@ -73,12 +81,15 @@ def schedule(config: OptimizerConfig) -> optax.Schedule:
     return optax.join_schedules([up, down], [warmup - 1])
 
 
-def make(config: OptimizerConfig, model: Any) -> optax.GradientTransformation:
+def make(
+    config: OptimizerConfig, model: Any, vocab: Vocab | None = None
+) -> optax.GradientTransformation:
     """Returns the optimizer of a model's parameters.
 
     Args:
       config: its numbers.
       model: pytree of parameters, or of their shapes, for the names.
+      vocab: whose ids `trained_ids` names; not needed for "all".
 
     Raises:
       ValueError: if a pattern of `config.trained` names no parameter.
@@ -100,6 +111,11 @@ def make(config: OptimizerConfig, model: Any) -> optax.GradientTransformation:
             mask=lambda tree: _labels(tree, _UNDECAYED, False, True),
         ),
     )
+    if c.trained_ids == "image":
+        assert vocab is not None
+        rows = (vocab.image_start, vocab.control_start)
+        kept, still = _rows_alone(rows, 0.0), _rows_alone(rows, -0.0)
+        update = optax.chain(kept, update, still)
     labels = _labels(model, c.trained, "trained", "frozen")
     if "frozen" not in jax.tree.leaves(labels):
         return update
@@ -107,6 +123,37 @@ def make(config: OptimizerConfig, model: Any) -> optax.GradientTransformation:
     parts = {"trained": update, "frozen": optax.stateless(_unchanged)}
     # As a function: a model is callable, and optax would call it.
     return optax.partition(parts, lambda _: labels)
+
+
+def hold(trained: tuple[str, ...], model: Any) -> Any:
+    """Returns a model through whose other parameters no gradient flows.
+
+    What leads to them alone is then not computed.
+    """
+    if trained == ("*",):
+        return model
+    flags = _labels(model, trained, True, False)
+    keep = lambda is_trained, x: x if is_trained else jax.lax.stop_gradient(x)
+    return jax.tree.map(keep, flags, model)
+
+
+def _rows_alone(rows: tuple[int, int], other: float) -> optax.GradientTransformation:
+    """Puts a number in the place of updates of all but some rows of tables."""
+
+    def update(updates: Any, params: Any) -> Any:
+        del params
+
+        def one(path, x):
+            """An array's updates."""
+            if not fnmatch.fnmatch(checkpoint.name_of(path), _TABLES):
+                return x
+            ids_V = jnp.arange(x.shape[0])
+            is_kept_V = (ids_V >= rows[0]) & (ids_V < rows[1])
+            return jnp.where(is_kept_V[:, None], x, jnp.asarray(other, x.dtype))
+
+        return jax.tree_util.tree_map_with_path(one, updates)
+
+    return optax.stateless(update)
 
 
 def _unchanged(updates: Any, params: Any) -> Any:

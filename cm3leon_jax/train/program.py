@@ -53,6 +53,7 @@ def make(
     mesh: jax.sharding.Mesh,
     *,
     attention: kernels.Attention | None = None,
+    trained: tuple[str, ...] = ("*",),
 ) -> Program:
     """Returns the step of a model on a mesh.
 
@@ -63,6 +64,7 @@ def make(
       vocab: whose id ranges tell text from pictures.
       mesh: from `sharding.make_mesh`.
       attention: see `transformer.Transformer.__call__`.
+      trained: see `step.make`.
 
     Raises:
       ValueError: if a dimension of the model is not a multiple of its mesh axis.
@@ -71,7 +73,9 @@ def make(
     places = sharding.shardings(
         jax.eval_shape(init, jax.random.key(0)), mesh, transformer.LOGICAL_AXES
     )
-    one_step = step.make(config, update, vocab, attention=attention, mesh=mesh)
+    one_step = step.make(
+        config, update, vocab, attention=attention, mesh=mesh, trained=trained
+    )
     jitted = jax.jit(
         one_step,
         in_shardings=(places, sharding.batch_sharding(mesh)),

@@ -18,6 +18,7 @@ from cm3leon_jax.documents.packing import Batch
 from cm3leon_jax.models import attention as attention_lib
 from cm3leon_jax.models import block, transformer
 from cm3leon_jax.train import guard, losses
+from cm3leon_jax.train import optimizer as optimizer_lib
 from cm3leon_jax.train.state import TrainState
 
 POSITION_BIN = 1_000  # tokens; losses are reported by thousands of positions
@@ -46,6 +47,7 @@ def make(
     *,
     attention: transformer.Attention | None = None,
     mesh: jax.sharding.Mesh | None = None,
+    trained: tuple[str, ...] = ("*",),
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns the step, to be jitted once by the caller, its state donated.
 
@@ -60,11 +62,13 @@ def make(
       attention: see `transformer.Transformer.__call__`; on a mesh wrapped by
         `sharding.spread`.
       mesh: that state and batch lie on; one device by default.
+      trained: see `optimizer.OptimizerConfig`; gradients of others are 0.
     """
     on = _place(attention, mesh)
-    gradients_of = jax.value_and_grad(
-        lambda model, batch: _sums(model, batch, config, vocab, on), has_aux=True
+    sums_of = lambda model, batch: _sums(
+        optimizer_lib.hold(trained, model), batch, config, vocab, on
     )
+    gradients_of = jax.value_and_grad(sums_of, has_aux=True)
     optimizer = optax.with_extra_args_support(optimizer)
 
     def step(state: TrainState, batch: Batch):

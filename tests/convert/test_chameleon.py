@@ -122,8 +122,63 @@ def _theirs(shape, tmp_path):
         for name, parameter in model.named_parameters():
             if "vqmodel" not in name:
                 parameter.add_(0.15 * torch.randn_like(parameter))
+        # Embeddings this small make the norm's epsilon count.
+        model.model.embed_tokens.weight.mul_(0.05)
     model.save_pretrained(tmp_path)
     return model
+
+
+def _arrays(config, folder):
+    """Our arrays of a folder of theirs."""
+    found, parts = huggingface.open_weights(folder, config), {}
+    rows = chameleon.rows(config)
+    for name, part in table.make_ours(rows, found.tensor, np.dtype("float32")):
+        parts.setdefault(name, []).append(part)
+    return {
+        name: np.stack(x) if name.startswith("blocks/") else x[0]
+        for name, x in parts.items()
+    }
+
+
+def _swap(one, two):
+    """Two of our arrays change places."""
+    names = {f"blocks/{one}": f"blocks/{two}", f"blocks/{two}": f"blocks/{one}"}
+    return lambda arrays: {names.get(n, n): x for n, x in arrays.items()}
+
+
+def _interleaved(arrays):
+    """The order of a head's width that other programs rotate in."""
+    width = arrays["blocks/qkv_D3HK"].shape[-1]
+    order = np.arange(width).reshape(2, -1).T.ravel()
+    return arrays | {"blocks/qkv_D3HK": arrays["blocks/qkv_D3HK"][..., order]}
+
+
+TRAPS = {
+    "epsilon": ({"layer_norm_epsilon": 1e-6}, dict),
+    "norm order": ({"norm_order": "post"}, dict),
+    "wavelengths": ({"rope_theta": 5e5}, dict),
+    "activation": ({"activation": "gelu"}, dict),
+    "gate and product": ({}, _swap("gate_DF", "up_DF")),
+    "two norms": ({}, _swap("attention_scale_D", "mlp_scale_D")),
+    "norms of queries and keys": ({}, _swap("q_scale_HK", "k_scale_GK")),
+    "rotated pairs": ({}, _interleaved),
+}
+
+
+@pytest.mark.torch
+def test_each_known_trap_turns_the_comparison_red(tmp_path):
+    torch = pytest.importorskip("torch")
+    theirs = _theirs("7b", tmp_path)
+    with torch.no_grad():
+        features = theirs.model(input_ids=torch.tensor(TOKENS_BL)).last_hidden_state
+        whole = theirs.lm_head(features).numpy()
+    config = _config("7b")
+    arrays = _arrays(config, tmp_path)
+    for name, (changes, change) in {"none": ({}, dict), **TRAPS}.items():
+        other = dataclasses.replace(config, **changes)
+        found = small_models.logits(small_models.fill(other, change(arrays)), TOKENS_BL)
+        is_same = np.abs(found - whole).max() < 1e-4 * np.abs(whole).max()
+        assert is_same == (name == "none"), name
 
 
 @pytest.mark.torch
@@ -133,14 +188,7 @@ def test_logits_equal_those_of_transformers_image_ids_too(shape, tmp_path):
     theirs = _theirs(shape, tmp_path)
     config, kept = huggingface.read_config(tmp_path)
     assert kept is None and config == _config(shape)
-    found = huggingface.open_weights(tmp_path, config)
-    rows, parts = chameleon.rows(config), {}
-    for name, part in table.make_ours(rows, found.tensor, np.dtype("float32")):
-        parts.setdefault(name, []).append(part)
-    arrays = {
-        name: np.stack(x) if name.startswith("blocks/") else x[0]
-        for name, x in parts.items()
-    }
+    arrays, rows = _arrays(config, tmp_path), chameleon.rows(config)
     ours = small_models.logits(small_models.fill(config, arrays), TOKENS_BL)
     with torch.no_grad():
         shown = torch.tensor(TOKENS_BL)

@@ -14,8 +14,9 @@ from PIL import Image
 
 from cm3leon_jax.convert import picture_tokenizer, table
 from cm3leon_jax.convert.safetensors_file import Spec
-from cm3leon_jax.models import vqgan
+from cm3leon_jax.models import super_resolution, vqgan
 from cm3leon_jax.tokenizers import image
+from cm3leon_jax.upscalers import rrdb
 from tests.small_models import PIXELS
 
 SMALL = {
@@ -209,3 +210,24 @@ def test_weights_of_another_config_are_refused(tmp_path):
     (tmp_path / "vqgan" / image.CONFIG_FILE).write_bytes(config)
     with pytest.raises(ValueError, match="have another shape than config"):
         picture_tokenizer.read(tmp_path / "vqgan", tmp_path / "again")
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("scale", [2, 4])
+@pytest.mark.parametrize("use_bicubic_base", [False, True])
+def test_large_pictures_are_the_same(tmp_path, scale, use_bicubic_base):
+    config = super_resolution.SuperResolutionConfig(
+        scale, channels=8, num_blocks=2, growth_channels=4,
+        use_bicubic_base=use_bicubic_base,
+    )  # fmt: skip
+    make = lambda: super_resolution.SuperResolution(config, rngs=nnx.Rngs(0))
+    rng = np.random.default_rng(0)
+    draw = lambda x: jnp.asarray(rng.normal(0, 0.2, x.shape), jnp.float32)
+    rrdb.save(jax.tree.map(draw, nnx.eval_shape(make)), tmp_path / "ours")
+    picture_tokenizer.write(tmp_path / "upscaler", tmp_path / "ours")
+    theirs = _pixels().Upscaler(tmp_path / "upscaler")
+    picture = PICTURES[0, :7, :9]  # odd sides are padded before they are folded
+    large = np.asarray(theirs.enlarge(Image.fromarray(picture))).astype(int)
+    ours = rrdb.Upscaler.load(tmp_path / "ours").enlarge(picture[None])[0]
+    assert large.shape == ours.shape == (scale * 7, scale * 9, 3)
+    assert np.abs(large - ours).max() <= 1 and ours.std() > 10

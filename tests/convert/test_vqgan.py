@@ -347,7 +347,7 @@ def test_damaged_files_are_refused(tmp_path):
     (tmp_path / files.INDEX).write_text(
         json.dumps({"weight_map": {"a": "../elsewhere.safetensors"}})
     )
-    with pytest.raises(ValueError, match="lies in"):
+    with pytest.raises(ValueError, match="files beside it"):
         convert.read(tmp_path)
     with pytest.raises(FileNotFoundError, match="no weights"):
         convert.read(tmp_path / "nowhere")

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from cm3leon_jax.train import optimizer
+from cm3leon_jax.vocab import Vocab
 
 CONFIG = optimizer.OptimizerConfig(peak_lr=1e-2, warmup_steps=4, num_steps=20)
 PARAMS = {
@@ -66,9 +67,43 @@ def test_parameters_that_no_pattern_names_stay_to_the_bit():
     assert not np.array_equal(moved["blocks"]["up"], params["blocks"]["up"])
 
 
+def test_rows_of_other_ids_stay_to_the_bit_in_spite_of_decay():
+    vocab = Vocab(
+        text_size=5, image_size=2, control_size=3, num_sentinels=1, codes_per_image=1
+    )
+    config = dataclasses.replace(CONFIG, trained=("head_VD",), trained_ids="image")
+    params = {"head_VD": jnp.full((10, 2), -0.0), "up": jnp.ones(3)}
+    params["head_VD"] = params["head_VD"].at[2:].set(1.0)
+    update = optimizer.make(config, params, vocab)
+    gradient = {"head_VD": jnp.ones((10, 2)).at[0].set(1e6), "up": jnp.ones(3)}
+    changes, moments = update.update(gradient, update.init(params), params)
+    moved = optax.apply_updates(params, changes)
+    before, after = (np.asarray(x["head_VD"]) for x in (params, moved))
+    assert before[[0, 1, 2, 3, 4, 7, 8, 9]].tobytes() == (
+        after[[0, 1, 2, 3, 4, 7, 8, 9]].tobytes()
+    )
+    # The long gradient of another row takes no part in what is clipped.
+    np.testing.assert_allclose(after[5:7], 1 - 0.25e-2 * 1.1, rtol=1e-4)
+    assert np.asarray(moved["up"]).tobytes() == np.asarray(params["up"]).tobytes()
+    assert sum(x.size for x in jax.tree.leaves(moments)) < 2 * 20 + 5
+
+
+def test_no_gradient_flows_through_what_is_not_trained():
+    loss = lambda params: sum(
+        (x**2).sum() for x in jax.tree.leaves(optimizer.hold(("embed", "*up"), params))
+    )
+    gradient = jax.grad(loss)(PARAMS)
+    assert (gradient["blocks"]["q_scale_K"] == 0).all()
+    assert (gradient["blocks"]["up"] == 2).all() and (gradient["embed"] == 2).all()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"warmup_steps": 21}, "warmup_steps=21"), ({"trained": ()}, "trained")],
+    [
+        ({"warmup_steps": 21}, "warmup_steps=21"),
+        ({"trained": ()}, "trained"),
+        ({"trained_ids": "text"}, "trained_ids='text'"),
+    ],
 )
 def test_config_refuses_numbers_that_do_not_fit(change, message):
     with pytest.raises(ValueError, match=message):
