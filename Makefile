@@ -34,8 +34,9 @@ quickstart: $(READY)
 quickstart-full: $(READY)
 	$(BIN)/cm3leon --config configs/quickstart.py:full --workdir runs/full $(if $(DATA),--config.data=$(DATA)) $(ARGS)
 
+# Two processes, each with whole files; `make test ARGS="-n 0"` for one.
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
 
 test-fast: $(READY)
 	$(BIN)/python -m pytest -m "not slow" tests/documents tests/decoding tests/train tests/test_architecture.py tests/test_configs.py $(ARGS)

@@ -39,6 +39,7 @@ _EXTRAS = {
     "faiss": ["faiss-cpu>=1.9"],
     "dev": [
         "pytest>=8",
+        "pytest-xdist>=3.6",
         "setuptools>=77",
         "ruff>=0.12",
         "pyright>=1.1.400",
