@@ -1,7 +1,7 @@
 """The super-resolution stage: an RRDB network that enlarges what the tokenizer draws.
 
-`x4` (Real-ESRGAN's shape for times 4, 256 to 1,024 pixels) and `x2`; `quick` is small
-enough for one CPU and enlarges 64 pixels to 256. Pairs are made by Real-ESRGAN's blind
+`x4` (Real-ESRGAN's shape for times 4, 256 to 1,024 pixels) and `x2`; `full`, a stage of the
+full quickstart, is small enough for one CPU and enlarges 64 pixels to 256. Pairs are made by Real-ESRGAN's blind
 degradation and by a round trip through the image tokenizer, half of each. The first half
 of the steps has the pixel term alone, then the perceptual and adversarial terms join.
 
@@ -9,7 +9,7 @@ Usage:
     cm3leon --config configs/super_resolution.py --workdir runs/x4 \
         --config.pictures.folder=runs/pictures --config.tokenizer=runs/vqgan
     cm3leon --config configs/super_resolution.py:x2 --workdir runs/x2 ...
-    cm3leon --config configs/super_resolution.py:quick --workdir runs/large ...
+    cm3leon --config configs/super_resolution.py:full --workdir runs/large ...
     cm3leon --config configs/super_resolution.py:debug --workdir runs/debug ...
 """
 
@@ -19,8 +19,8 @@ from configs import common
 
 
 def get_config(arg=None):
-    arg = common.parse_arg(arg, variants=("x4", "x2", "quick", "debug"))
-    small = arg["variant"] in ("quick", "debug")
+    arg = common.parse_arg(arg, variants=("x4", "x2", "full", "debug"))
+    small = arg["variant"] in ("full", "debug")
     scale = 2 if arg["variant"] == "x2" else 4
     config = ml_collections.ConfigDict()
     config.job = "super_resolution"
@@ -89,7 +89,10 @@ def _make_small(config):
     config.degradation.strength = 0.1  # drawn pictures are clean
     config.tokenised_share = 0.75
     config.loss.update(
-        perceptual_weight=0.0, adversarial_weight=0.0, players_start=0, players_ramp=1
+        perceptual_weight=0.5,
+        adversarial_weight=0.0,
+        players_start=400,
+        players_ramp=100,
     )
     config.optimizer.update(peak_lr=1e-3, warmup_steps=50, average_decay=0.99)
     config.loop.update(num_steps=800, log_every=25, save_every=50, eval_every=0)

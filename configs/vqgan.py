@@ -58,6 +58,10 @@ def get_config(arg=None):
         adversarial_ramp=1_000,  # steps
     )
     config.lpips = ()  # files of LPIPS' weights: VGG16 and heads, in one or two
+    config.features = dict(  # of the Frechet distance; without, statistics of blocks
+        inception="",  # a file with the FID's weights
+        embedder="",  # folder of a bi-encoder
+    )
     config.objects = dict(  # boxes that count more (Make-A-Scene, section 3.2)
         object_weight=0.0,
         face_weight=0.0,

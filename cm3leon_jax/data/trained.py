@@ -26,6 +26,7 @@ from cm3leon_jax.tasks import layout
 from cm3leon_jax.tokenizers import image as image_tokenizers
 from cm3leon_jax.tokenizers import text as text_tokenizers
 from cm3leon_jax.train import export, state
+from cm3leon_jax.vocab import Vocab
 
 PAIRS = "pairs"  # the set of shards that holds the memory bank
 STAGES = ("sft", "pretrain")  # of a quickstart, the best first
@@ -116,6 +117,7 @@ def load(path: Path) -> Trained:
     info = set_info(found.model, context)
     texts = text_tokenizers.load(found.text)
     images = image_tokenizers.ImageTokenizer.load(found.pixels)
+    check_codebook(info.vocab, images, found.pixels)
     check(info, texts.digest, images.digest, found.model)
     return Trained(model, info, texts, images, found.coordinates)
 
@@ -230,3 +232,26 @@ def check(
                 f"{folder} was trained with another {name} than the one at hand"
                 f" ({ours[:12]}); restore it, or train again"
             )
+
+
+def check_codebook(
+    vocab: Vocab, images: image_tokenizers.ImageTokenizer, folder: Path
+) -> None:
+    """Refuses an image tokenizer whose codes are not those that the vocabulary names.
+
+    Args:
+      vocab: Of the model.
+      images: The tokenizer at hand.
+      folder: Of the tokenizer, for the message.
+
+    Raises:
+      ValueError: If the codebook or the number of codes a picture is another.
+    """
+    ours = images.codebook_size, images.codes_per_image
+    named = vocab.image_size, vocab.codes_per_image
+    if ours != named:
+        raise ValueError(
+            f"the image tokenizer {folder} makes {ours[1]} codes a picture of a codebook"
+            f" of {ours[0]}; the model's vocabulary names {named[1]} of {named[0]}: give"
+            " the tokenizer that the model was trained with"
+        )

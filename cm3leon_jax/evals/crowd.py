@@ -1,7 +1,8 @@
 """Drawn pictures as a crowd beside real ones: every number that needs features.
 
 With Inception's weights the Frechet distance is the FID. Without, a bi-encoder stands in,
-and the number's name says so: `frechet_clip`. It must not be the one that picked the best
+and the number's name says so: `frechet_clip`; without any network plain statistics of
+blocks do, `frechet_blocks`. It must not be the one that picked the best
 drawing of several, which would measure its own taste.
 """
 
@@ -20,6 +21,7 @@ from cm3leon_jax.evals.distances import Statistics
 from cm3leon_jax.models import inception
 
 BATCH = 64  # pictures that a network is given at once
+_CELLS = 4  # cells a side of the pictures' features without a network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +67,44 @@ def from_vectors(
 ) -> Encoder:
     """Returns an encoder of a bi-encoder's unit vectors; never called FID."""
     return Encoder(f"frechet_{name}", lambda shown: (embed_pictures(shown), None))
+
+
+def from_blocks() -> Encoder:
+    """Returns an encoder that needs no network; see `blocks`."""
+    return Encoder("frechet_blocks", lambda shown: (blocks(shown), None))
+
+
+def blocks(pictures_NYXC: np.ndarray) -> np.ndarray:
+    """Returns plain statistics of pictures, in place of a network's features.
+
+    Of each of 4 x 4 cells and each colour: the mean, the standard deviation, and the mean
+    absolute step from a pixel to the next one to the right and below. They see blur,
+    noise, and colours and edges that are missing, and know nothing of what is shown.
+
+    Args:
+      pictures_NYXC: uint8[N, Y, X, C], sides that are multiples of 4.
+
+    Returns:
+      float64[N, 4 * 4 * C * 4], of values in [0, 1].
+
+    Raises:
+      ValueError: If a side is no multiple of 4, or only 4.
+    """
+    values_NYXC = pictures_NYXC.astype(np.float64) / 255.0
+    N, Y, X, C = values_NYXC.shape
+    if Y % _CELLS or X % _CELLS or Y <= _CELLS or X <= _CELLS:
+        raise ValueError(
+            f"pictures of {Y} x {X} pixels must have sides that are multiples of"
+            f" {_CELLS} and larger; resize them"
+        )
+    cells = values_NYXC.reshape(N, _CELLS, Y // _CELLS, _CELLS, X // _CELLS, C)
+    found = (
+        cells.mean(axis=(2, 4)),
+        cells.std(axis=(2, 4)),
+        np.abs(np.diff(cells, axis=2)).mean(axis=(2, 4)),
+        np.abs(np.diff(cells, axis=4)).mean(axis=(2, 4)),
+    )
+    return np.stack(found, axis=-1).reshape(N, -1)
 
 
 def features(pictures: Iterable[np.ndarray], encoder: Encoder) -> Features:

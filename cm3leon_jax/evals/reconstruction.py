@@ -3,12 +3,16 @@
 Letters: N pictures, Y and X rows and columns, C colours, P codes a picture.
 """
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 
+from cm3leon_jax.evals import crowd, distances
 from cm3leon_jax.models import lpips as lpips_lib
+from cm3leon_jax.train import perceptual
 
-_AT_ONCE = 16  # pictures of a pass through LPIPS' network
+_AT_ONCE = 16  # pairs of pictures that are compared in one pass
 _WINDOW = 8  # pixels a side of the blocks that SSIM compares
 _LUMINANCE, _CONTRAST = (0.01 * 255) ** 2, (0.03 * 255) ** 2  # SSIM, section III.B
 
@@ -97,17 +101,56 @@ def lpips(a_NYXC: np.ndarray, b_NYXC: np.ndarray, network: lpips_lib.Lpips) -> f
       b_NYXC: uint8[N, Y, X, 3].
       network: with its trained weights.
     """
-    distance = jax.jit(lambda network, a, b: network(a / 127.5 - 1.0, b / 127.5 - 1.0))
+    distance = jax.jit(lambda network, a, b: network(a, b))
+    return _mean(lambda a, b: distance(network, a, b), a_NYXC, b_NYXC)
+
+
+def gradient_pyramid(a_NYXC: np.ndarray, b_NYXC: np.ndarray) -> float:
+    """Returns the mean of LPIPS' stand-in over pairs, see `train/perceptual.py`.
+
+    Args:
+      a_NYXC: uint8[N, Y, X, C], sides that are multiples of 4.
+      b_NYXC: uint8[N, Y, X, C].
+    """
+    each = jax.jit(jax.vmap(lambda a, b: perceptual.gradient_pyramid(a[None], b[None])))
+    return _mean(each, a_NYXC, b_NYXC)
+
+
+def frechet(
+    originals_NYXC: np.ndarray,
+    reconstructions_NYXC: np.ndarray,
+    encoder: crowd.Encoder,
+) -> dict[str, float]:
+    """Returns the reconstructions' Frechet distance from the originals, by its name.
+
+    With Inception's weights it is what papers call the reconstruction FID. Few pictures
+    make it too large: compare numbers of equally many.
+
+    Args:
+      originals_NYXC: uint8[N, Y, X, 3], two at least.
+      reconstructions_NYXC: uint8[N, Y, X, 3].
+      encoder: of which features; names the number.
+    """
+    sides = (
+        distances.statistics(crowd.features(shown, encoder).features_NE)
+        for shown in (originals_NYXC, reconstructions_NYXC)
+    )
+    return {encoder.name: distances.frechet(*sides)}
+
+
+def _mean(distance: Callable, a_NYXC: np.ndarray, b_NYXC: np.ndarray) -> float:
+    """The mean of a distance of pairs: float[n, Y, X, C] in [-1, 1] twice -> float[n].
+
+    All passes have one size, so that one program serves them.
+    """
+    missing = -len(a_NYXC) % _AT_ONCE
+    signed = lambda x: np.pad(x, [(0, missing), *[(0, 0)] * 3]) / np.float32(127.5) - 1
+    pair = signed(a_NYXC), signed(b_NYXC)
     each = [
-        np.asarray(
-            distance(
-                network,
-                *(x[i : i + _AT_ONCE].astype(np.float32) for x in (a_NYXC, b_NYXC)),
-            )
-        )
-        for i in range(0, len(a_NYXC), _AT_ONCE)
+        np.asarray(distance(*(x[i : i + _AT_ONCE] for x in pair)))
+        for i in range(0, len(pair[0]), _AT_ONCE)
     ]
-    return float(np.concatenate(each).mean())
+    return float(np.concatenate(each)[: len(a_NYXC)].mean())
 
 
 def perplexity(counts_C: np.ndarray) -> float:

@@ -36,7 +36,10 @@ _SECRET = re.compile(
 _NO_WORK = {_CONFIG, ERROR_LOG, STAGES}  # files that say nothing was made yet
 _MAX_SHOWN = 8  # differing fields named in an error
 # What programs did that had no such field, by job; folders of theirs are gone on with.
-_FORMER = {"retrieve": {"strategy": {"rule": ""}}}
+_FORMER = {
+    "retrieve": {"strategy": {"rule": ""}},
+    "vqgan": {"features": {"inception": "", "embedder": ""}},
+}
 
 
 def start(config: ml_collections.ConfigDict, workdir: str) -> bool:

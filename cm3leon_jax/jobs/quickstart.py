@@ -22,6 +22,8 @@ from cm3leon_jax.reports import run as report
 
 _REQUESTS = "requests.jsonl"
 _NUM_ASKED = 6  # held-out pictures that `generate` is asked about
+_LARGE, _ENLARGING = "large_scenes", "super_resolution"
+_LARGE_ROWS = {"full": 1_000, "debug": 24}  # training pictures of 256 pixels
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -40,8 +42,10 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         stages.run(plan(root, config.preset, config.data), root)
         took = stages.record(root)
         evaluated = folder.summary(str(root / "evaluate"))
+        enlarged = folder.summary(str(root / _ENLARGING))
         metrics = {
             **(evaluated or {}),
+            **{f"enlarged_{name}": value for name, value in (enlarged or {}).items()},
             "seconds": round(sum(stage["seconds"] for stage in took.values()), 1),
             "peak_memory_gb": max(stage["peak_memory_gb"] for stage in took.values()),
         }
@@ -82,6 +86,8 @@ def plan(root: pathlib.Path, preset: str, data: str) -> list[Stage]:
     def made(name: str) -> str:
         return str(root / name)
 
+    enlarging = [] if data else _enlarging(root, preset)
+    upscaler = {"upscaler": made(_ENLARGING)} if enlarging else {}
     return [
         first,
         stage(
@@ -124,10 +130,11 @@ def plan(root: pathlib.Path, preset: str, data: str) -> list[Stage]:
             shards=made("retrieve"),
             init_from=made("pretrain"),
         ),
+        *enlarging,
         Stage(
             "generate",
             f"configs/generate.py:{preset}",
-            {"model": made("sft"), "requests": made(_REQUESTS)},
+            {"model": made("sft"), "requests": made(_REQUESTS), **upscaler},
             "a few requests to pictures and text on disk",
             before=lambda: write_requests(root / _REQUESTS, pathlib.Path(pictures)),
         ),
@@ -136,6 +143,35 @@ def plan(root: pathlib.Path, preset: str, data: str) -> list[Stage]:
             "draw, caption, answer, edit, infill, and measure it",
             model=made("sft"),
             pictures__folder=pictures,
+        ),
+    ]
+
+
+def _enlarging(root: pathlib.Path, preset: str) -> list[Stage]:
+    """The stages that make drawings of 64 pixels large; `quick` leaves them out.
+
+    They need pictures of 256 pixels, which the built-in world draws and a person's
+    folder may not have.
+    """
+    if preset not in _LARGE_ROWS:
+        return []
+    rows = {"num_train": _LARGE_ROWS[preset], "num_validation": 60, "num_test": 8}
+    plain = {"edit_share": 0.0, "map_share": 0.0}  # pictures alone
+    return [
+        Stage(
+            _LARGE,
+            f"configs/scenes.py:{preset}",
+            {
+                "world.image_size": 256,
+                **{f"rows.{name}": value for name, value in (rows | plain).items()},
+            },
+            "draw the same world four times as large",
+        ),
+        Stage(
+            _ENLARGING,
+            f"configs/super_resolution.py:{preset}",
+            {"pictures.folder": str(root / _LARGE), "tokenizer": str(root / "vqgan")},
+            "train what enlarges drawings, on what the image tokenizer draws",
         ),
     ]
 

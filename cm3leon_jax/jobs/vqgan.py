@@ -26,7 +26,8 @@ from cm3leon_jax.convert import lpips
 from cm3leon_jax.data import crops, gallery, pictures, shuffled, splits
 from cm3leon_jax.data.refusals import Refusals, RefusedError
 from cm3leon_jax.data.sources import folder as source
-from cm3leon_jax.evals import reconstruction
+from cm3leon_jax.embedders import clip
+from cm3leon_jax.evals import crowd, reconstruction
 from cm3leon_jax.jobs import folder
 from cm3leon_jax.models import discriminator, vqgan
 from cm3leon_jax.models import lpips as lpips_lib
@@ -68,14 +69,14 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     loss = pixels.LossConfig(**config.loss)
     judge = discriminator.DiscriminatorConfig(**config.discriminator)
     step = pixels.make_step(loss, codebook.CodebookConfig(**config.codebook), optimizer)
-    network = _perceptual_network(config)
+    network, encoder = _perceptual_network(config), _features(config)
     refusals = Refusals()
     (train, boxes), (held_out, _) = (
         _read(config, split, refusals) for split in (splits.TRAIN, splits.VALIDATION)
     )
     storage.write_json(root / "refusals.json", refusals.to_json())
     evaluate = functools.partial(
-        _evaluate, held_out[: config.num_evaluated], network, root
+        _evaluate, held_out[: config.num_evaluated], network, encoder, root
     )
     put_state, put_batch = players.placement()
     one_step, judging = jax.jit(step, donate_argnums=0), put_state(network)
@@ -115,6 +116,22 @@ def _perceptual_network(config: ml_collections.ConfigDict) -> lpips_lib.Lpips | 
             " in by loss.gradient_pyramid_weight)"
         )
     return lpips.read(config.lpips) if config.lpips else None
+
+
+def _features(config: ml_collections.ConfigDict) -> crowd.Encoder:
+    """Of which features the Frechet distance is."""
+    chosen = config.features
+    if chosen.inception and chosen.embedder:
+        raise ValueError(
+            "features.inception and features.embedder are both given; the Frechet"
+            " distance is of one of them"
+        )
+    if chosen.inception:
+        return crowd.from_inception(chosen.inception)
+    if chosen.embedder:
+        embedder = clip.ClipEmbedder.load(chosen.embedder)
+        return crowd.from_vectors(embedder.embed_pictures, "clip")
+    return crowd.from_blocks()
 
 
 def _read(
@@ -193,6 +210,7 @@ def _load(
 def _evaluate(
     held_out_NYXC: np.ndarray,
     network: lpips_lib.Lpips | None,
+    encoder: crowd.Encoder,
     root: pathlib.Path,
     state: pixels.PixelState,
 ) -> dict[str, float]:
@@ -204,8 +222,13 @@ def _evaluate(
     found = reconstruction.evaluate(
         held_out_NYXC, back_NYXC, codes_NP, tokenizer.codebook_size
     )
+    pair = held_out_NYXC, back_NYXC
     if network is not None:
-        found["lpips"] = reconstruction.lpips(held_out_NYXC, back_NYXC, network)
+        found["lpips"] = reconstruction.lpips(*pair, network)
+    else:
+        found["gradient_pyramid"] = reconstruction.gradient_pyramid(*pair)
+    if len(held_out_NYXC) > 1:  # one picture has no spread
+        found |= reconstruction.frechet(*pair, encoder)
     return found
 
 

@@ -11,6 +11,9 @@ import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from PIL import Image
+
 from cm3leon_jax.reports import page, samples
 from cm3leon_jax.reports.samples import Sample
 
@@ -19,6 +22,7 @@ _RIGHT = 0.999  # a score from which a case counts as right
 _GB = "GB"
 _PICTURE_WIDTH, _CARD_PADDING, _MIN_CARD = 122, 26, 200  # pixels
 _CURVE_WIDTH = 510
+_SHEET_WIDTH = 1024
 _GIVEN = {"drawings": "nearest in training"}  # what `given` is, where not the prompt
 
 
@@ -119,6 +123,7 @@ def write(
             parts.append(page.heading(gallery.title, gallery.about))
             shown = [_card(sample) for sample in chosen[: gallery.count]]
             parts.append(page.cards(shown, _width(chosen[: gallery.count])))
+    parts += _enlarged(root)
     parts += [
         page.heading("Training", "Means over the steps between two entries."),
         page.cards(_curves(root), _CURVE_WIDTH),
@@ -176,6 +181,23 @@ def _numbers(metrics: Mapping[str, float]) -> str:
     return page.table(("number", "measured", "guessing", ""), rows)
 
 
+def _enlarged(root: pathlib.Path) -> list[str]:
+    """Held-out pictures enlarged, if a stage learnt it."""
+    path = root / "super_resolution" / "enlarged.png"
+    if not path.exists():
+        return []
+    with Image.open(path) as sheet:
+        pixels = np.asarray(sheet.convert("RGB"))
+    about = (
+        "What the image tokenizer draws at 64 pixels; made four times as large by"
+        " bicubic interpolation; by the network; and the original. Held-out scenes."
+    )
+    return [
+        page.heading("Super-resolution", about),
+        page.row([page.picture(pixels, size=_SHEET_WIDTH)]),
+    ]
+
+
 def _width(shown: Sequence[Sample]) -> int:
     """Pixels that the sample with the most pictures needs."""
     most = max(
@@ -217,6 +239,7 @@ def _curves(root: pathlib.Path) -> list[str]:
             ("reconstruction", "gradient_pyramid", "commitment"),
         ),
         ("clip", "Bi-encoder", ("loss",)),
+        ("super_resolution", "Super-resolution", ("l1",)),
         ("pretrain", "Pretraining", ("loss", "loss_text", "loss_image")),
         ("sft", "Instruction tuning", ("loss", "loss_text", "loss_image")),
     ):

@@ -288,6 +288,31 @@ def test_decoding_is_that_of_transformers(naming, theirs, tmp_path):
 
 
 @pytest.mark.torch
+def test_pictures_that_are_convolved_in_tiles_are_those_of_transformers(tmp_path):
+    """Sides and widths from which `models/winograd.py` is taken on a CPU."""
+    import torch
+
+    transformers = pytest.importorskip("transformers")
+    config = dataclasses.replace(
+        JANUS, image_size=32, base_channels=64, attention_sizes=(16,)
+    )
+    model = _model(config)
+    image.save(model, tmp_path / "ours")
+    convert.export(tmp_path / "ours", tmp_path / "theirs", naming="janus")
+    module = transformers.models.janus.JanusVQVAE.from_pretrained(tmp_path / "theirs")
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    pixels = torch.from_numpy(pictures / 127.5 - 1.0).float().permute(0, 3, 1, 2)
+    with torch.no_grad():
+        codes = module.encode(pixels).image_tokens.reshape(2, -1)
+        expected = module.decode(codes).permute(0, 2, 3, 1).numpy()
+    images = vqgan.from_bytes(pictures)
+    assert "custom_vjp" in str(jax.make_jaxpr(model.latents)(images))
+    np.testing.assert_array_equal(jax.jit(model.encode)(images), codes.numpy())
+    found = jax.jit(model.decode)(codes.numpy())
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.torch
 @pytest.mark.parametrize(
     ("naming", "trap"),
     [

@@ -28,12 +28,27 @@ def test_every_stage_is_a_command_whose_fields_exist(preset, data):
             assert isinstance(section[field], type(value)), (stage.name, name)
 
 
-def test_stages_read_only_what_earlier_ones_made():
+@pytest.mark.parametrize("preset", configs.PRESETS)
+def test_stages_read_only_what_earlier_ones_made(preset):
     made = set()
-    for stage in quickstart.plan(pathlib.Path("run"), "quick", ""):
+    for stage in quickstart.plan(pathlib.Path("run"), preset, ""):
         for value in stage.overrides.values():
-            assert pathlib.Path(value).parts[1] in made, stage.name
+            if isinstance(value, str):
+                assert pathlib.Path(value).parts[1] in made, stage.name
         made |= {stage.name, "requests.jsonl"}
+
+
+def test_only_the_full_run_learns_to_enlarge_and_draws_with_it():
+    found = {}
+    for preset, data in (("quick", ""), ("full", ""), ("full", "pictures")):
+        stages = quickstart.plan(pathlib.Path("run"), preset, data)
+        found[preset, data] = [stage.name for stage in stages]
+        drawn = next(stage for stage in stages if stage.name == "generate")
+        enlarges = "super_resolution" in found[preset, data]
+        assert ("upscaler" in drawn.overrides) == enlarges
+        assert enlarges == (preset == "full" and not data)
+    new = {"large_scenes", "super_resolution"}
+    assert set(found["full", ""]) - set(found["quick", ""]) == new
 
 
 def test_requests_ask_for_what_is_annotated(tmp_path):
@@ -79,7 +94,11 @@ def test_debug_run_goes_the_whole_path(tmp_path):
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["objects_guess"] > 0
     assert metrics["peak_memory_gb"] < 6
-    assert "Drawn from text" in (tmp_path / "report.html").read_text()
+    assert metrics["enlarged_psnr_bicubic"] > 0
+    page = (tmp_path / "report.html").read_text()
+    assert "Drawn from text" in page
+    assert "Super-resolution" in page
+    assert list((tmp_path / "generate" / "results").glob("*_large.png"))
     again = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -43,6 +43,10 @@ def test_job_exports_a_tokenizer_and_remembers_that_it_is_done(folder, tmp_path)
     vqgan.run(_config(folder), str(workdir))
     summary = storage.read_json(workdir / "done.json")
     assert {"psnr", "ssim", "l1", "usage", "perplexity"} <= summary.keys()
+    # Without weights of LPIPS and Inception: the stand-ins, under their own names.
+    assert summary["gradient_pyramid"] > 0
+    assert summary["frechet_blocks"] > 0
+    assert not {"lpips", "fid"} & summary.keys()
     tokenizer = image.ImageTokenizer.load(workdir)
     assert tokenizer.encode(np.zeros((1, 64, 64, 3), np.uint8)).shape == (1, 16)
     with Image.open(workdir / vqgan.SHEET) as sheet:
@@ -95,6 +99,9 @@ def test_boxes_join_the_loss_and_terms_without_their_weights_are_refused(
     assert json.loads(entries[0])["crops"] > 0
     refused = storage.read_json(tmp_path / "run" / "refusals.json")
     assert "column boxes" in json.dumps(refused)
+    config.features.update(inception="inception.pt", embedder="clip")
+    with pytest.raises(ValueError, match="one of them"):
+        vqgan.run(config, str(tmp_path / "other"))
     config.loss.lpips_weight = 1.0
     with pytest.raises(ValueError, match="needs LPIPS' weights"):
         vqgan.run(config, str(tmp_path / "other"))

@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+from PIL import Image
 
 from cm3leon_jax.reports import run, samples
 from cm3leon_jax.reports.samples import Sample
@@ -26,8 +27,11 @@ def test_report_shows_numbers_samples_and_curves(tmp_path):
     (tmp_path / "vqgan").mkdir()
     lines = [json.dumps({"step": i, "reconstruction": 1 / i}) for i in (1, 2, 3)]
     (tmp_path / "vqgan" / "metrics.jsonl").write_text("\n".join(lines))
+    (tmp_path / "super_resolution").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "super_resolution" / "enlarged.png")
     text = run.write(tmp_path, METRICS, STAGES).read_text()
     for shown in ("75 %", "0.750", "0.050", "a red ring", "how many?", "polyline"):
         assert shown in text
     assert "Drawn from text" in text
+    assert "bicubic interpolation" in text
     assert "Edits by instruction" not in text
