@@ -36,7 +36,9 @@ def get_config(arg=None):
         rule="",  # a file of cm3leon_jax/retrieval/rules that orders candidates
     )
     config.index = dict(
-        backend="jax",  # or "faiss", on the CPU, with the extra of that name
+        # "pod": the vectors over the devices of all hosts, for banks that no one host
+        # holds; "faiss": on the CPU, with the extra of that name.
+        backend="jax",
         chunk_size=8_192,  # bank rows scored at a time
         dtype="float32",  # or "bfloat16": half the memory, not quite exact
         approximate_recall=0.0,  # of the best, on TPU; 0: all of them

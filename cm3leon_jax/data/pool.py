@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import safetensors
 
 from cm3leon_jax import storage
 from cm3leon_jax.data.joining import READ
@@ -67,34 +68,54 @@ def save_pool(path: pathlib.Path, pool: Pool, is_near: np.ndarray) -> None:
     )
 
 
-def load_pool(paths: Sequence[pathlib.Path]) -> tuple[Pool, np.ndarray]:
-    """Reads the parts of a pool, in order.
+class Parts:
+    """A pool on disk: its vectors are read row by row, the rest is at hand.
 
-    Returns:
-      The pool, whose near-duplicates of evaluation sets have vectors of nan, and
-      bool[M], which these are.
-
-    Raises:
-      ValueError: If no document has a vector.
+    Attributes:
+      is_multimodal: bool[M], True for documents of text and picture.
+      is_near: bool[M], near-duplicates of evaluation sets.
+      width: E.
     """
-    parts = [storage.load_arrays(path)[0] for path in paths]
-    dim = max((part["vectors"].shape[1] for part in parts), default=0)
-    if not dim:
-        raise ValueError(
-            "the bank has no vectors to search; write the shards with"
-            " --config.embedder, or give ready-made lists with --config.neighbors"
-        )
-    counts = [len(part["is_near"]) for part in parts]
-    vectors_ME = np.full((sum(counts), dim), np.nan, np.float32)
-    ends = np.cumsum(counts)
-    for part, count, end in zip(parts, counts, ends, strict=True):
-        width = part["vectors"].shape[1]
-        vectors_ME[end - count : end, :width] = part["vectors"].view(np.float32)
-    is_near = np.concatenate([part["is_near"] for part in parts]).astype(bool)
-    vectors_ME[is_near] = np.nan
-    is_multimodal = np.concatenate([part["is_multimodal"] for part in parts])
-    ids = np.arange(len(vectors_ME), dtype=np.int32)
-    return Pool(ids, vectors_ME, is_multimodal.astype(bool)), is_near
+
+    def __init__(self, paths: Sequence[pathlib.Path]):
+        """Reads all but the vectors of the parts, in order.
+
+        Raises:
+          ValueError: If no document has a vector.
+        """
+        self._paths = list(paths)
+        self._widths, multimodal, near = [], [], []
+        for path in paths:
+            with safetensors.safe_open(path, "numpy") as file:
+                self._widths.append(file.get_slice("vectors").get_shape()[1])
+                multimodal.append(file.get_tensor("is_multimodal"))
+                near.append(file.get_tensor("is_near"))
+        self.width = max(self._widths, default=0)
+        if not self.width:
+            raise ValueError(
+                "the bank has no vectors to search; write the shards with"
+                " --config.embedder, or give ready-made lists with --config.neighbors"
+            )
+        self._starts = np.cumsum([0, *map(len, near)])
+        self.is_multimodal = np.concatenate(multimodal).astype(bool)
+        self.is_near = np.concatenate(near).astype(bool)
+
+    def __len__(self) -> int:
+        return len(self.is_near)
+
+    def vectors(self, first: int, end: int) -> np.ndarray:
+        """float32[end - first, E]; nan for near-duplicates, and where there is none."""
+        found_ME = np.full((end - first, self.width), np.nan, np.float32)
+        number = int(np.searchsorted(self._starts, first, side="right")) - 1
+        while number < len(self._paths) and (start := int(self._starts[number])) < end:
+            low, high = max(first, start), min(end, int(self._starts[number + 1]))
+            if width := self._widths[number]:
+                with safetensors.safe_open(self._paths[number], "numpy") as file:
+                    rows = file.get_slice("vectors")[low - start : high - start]
+                found_ME[low - first : high - first, :width] = rows.view(np.float32)
+            number += 1
+        found_ME[self.is_near[first:end]] = np.nan
+        return found_ME
 
 
 def kept_out(source: Source) -> np.ndarray:

@@ -21,11 +21,14 @@ from cm3leon_jax.data import hosts, joining, lists, shards, splits
 from cm3leon_jax.data import pool as pools
 from cm3leon_jax.data.hosts import Hosts
 from cm3leon_jax.data.shards import Source
-from cm3leon_jax.retrieval import neighbors
-from cm3leon_jax.retrieval.neighbors import AbstractIndex, Pool, Searcher
+from cm3leon_jax.retrieval import neighbors, spread
+from cm3leon_jax.retrieval.index import IndexConfig
+from cm3leon_jax.retrieval.neighbors import AbstractBank, AbstractIndex, Pool, Searcher
 from cm3leon_jax.retrieval.strategy import StrategyConfig
+from cm3leon_jax.train import hosts as processes
 
 BETWEEN = ("pool", "found", "runs")  # folders that may go when all is written
+_BATCH = 1_024  # queries searched at a time, by all hosts of a bank that is spread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Job:
       strategy: How neighbours are chosen.
       rows_per_shard: Records of one shard.
       open_index: From float[M, E] to what searches it.
+      spread: How a bank is searched whose vectors lie over the devices of all hosts,
+        which then search together; None: every host holds the whole bank.
       evaluation: Splits whose near-duplicates are kept out of the bank.
       max_similarity: What is nearer than this is a near-duplicate; 1 keeps all.
       lists: Ready-made neighbour lists, or None to search.
@@ -59,6 +64,7 @@ class Job:
     lists: pathlib.Path | None
     is_inline: bool
     hosts: Hosts
+    spread: IndexConfig | None = None
 
     @functools.cached_property
     def documents(self) -> Mapping[str, Source]:
@@ -75,6 +81,11 @@ class Job:
     def parts(self) -> list[Part]:
         """The shards that are written, in order."""
         return _parts(self.documents.values(), self.rows_per_shard)
+
+    def may_find(self, part: Part) -> tuple[str, ...]:
+        """Splits of the bank that a part's documents may find."""
+        is_train = part.source.split == splits.TRAIN
+        return tuple(self.train_bank if is_train else self.bank)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,33 +164,60 @@ def _finish(job: Job, marks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _find(job: Job, found: Sequence[pathlib.Path]) -> None:
-    """Searches the neighbours of this host's parts."""
+    """Searches the neighbours of this host's parts, one bank after the other."""
     pool = _make_pool(job)
-    searchers: dict[tuple[str, ...], Searcher] = {}
-    own = job.hosts.share(len(job.parts))
-    for number in tqdm(own, "retrieve", unit="shard"):
-        part = job.parts[number]
-        if found[number].exists():
+    own = [n for n in job.hosts.share(len(job.parts)) if not found[n].exists()]
+    size = _BATCH if job.spread is None else spread.batch_size(_BATCH)
+    for allowed in dict.fromkeys((tuple(job.train_bank), tuple(job.bank))):
+        wanted = [n for n in own if job.may_find(job.parts[n]) == allowed]
+        count = sum(-(-len(job.parts[number].places) // size) for number in wanted)
+        # Hosts whose devices hold the bank together search it equally often.
+        most = count if job.spread is None else max(processes.gather(count))
+        if not most:
             continue
-        split = part.source.split
-        allowed = tuple(job.train_bank if split == splits.TRAIN else job.bank)
-        if allowed not in searchers:
-            searchers.clear()  # one bank at a time on the devices
-            keep = np.repeat([n in allowed for n in job.bank], np.diff(job.pool.starts))
-            searchers[allowed] = Searcher(
-                Pool(pool.ids[keep], pool.vectors[keep], pool.is_multimodal[keep]),
-                job.strategy,
-                open_index=job.open_index,
-            )
-        first = len(job.pool)  # ids outside the bank, if the split is not of it
-        if split in job.bank:
-            first = int(job.pool.starts[list(job.bank).index(split)])
-        queries = pools.read(part.source, part.places, first + part.places.start)
-        _save(found[number], searchers[allowed].find(_widened(queries, pool)))
+        bank = _open(job, pool, allowed)
+        searcher = Searcher(bank, job.strategy, batch_size=size)
+        for number in tqdm(wanted, "retrieve", unit="shard"):
+            queries = _queries(job, job.parts[number], pool.width)
+            _save(found[number], searcher.find(queries))
+        searcher.rest(most - count)
 
 
-def _make_pool(job: Job) -> Pool:
-    """Reads the bank's vectors, each host its share, and marks what is kept out."""
+def _open(job: Job, pool: pools.Parts, allowed: Sequence[str]) -> AbstractBank:
+    """Puts those splits of the bank on the devices that may be found."""
+    is_in = np.repeat([name in allowed for name in job.bank], np.diff(job.pool.starts))
+    if job.spread is None:
+        rows = np.flatnonzero(is_in).astype(np.int32)
+        vectors_ME = pool.vectors(0, len(pool))[is_in]
+        held = Pool(rows, vectors_ME, pool.is_multimodal[is_in])
+        return neighbors.Held(held, job.open_index)
+
+    def read(first: int, end: int) -> np.ndarray:
+        """Some rows of the bank, nan where nobody may find them."""
+        vectors_ME = pool.vectors(first, end)
+        vectors_ME[~is_in[first:end]] = np.nan
+        return vectors_ME
+
+    return spread.Spread(
+        read, pool.is_multimodal, pool.width, job.spread, num_queries=_BATCH
+    )
+
+
+def _queries(job: Job, part: Part, width: int) -> neighbors.Vectors:
+    """What a part searches with."""
+    split = part.source.split
+    first = len(job.pool)  # ids outside the bank, if the split is not of it
+    if split in job.bank:
+        first = int(job.pool.starts[list(job.bank).index(split)])
+    queries = pools.read(part.source, part.places, first + part.places.start)
+    if queries.text.shape[1]:
+        return queries
+    nothing = np.full((len(queries.ids), width), np.nan, np.float32)
+    return neighbors.Vectors(queries.ids, nothing, nothing)
+
+
+def _make_pool(job: Job) -> pools.Parts:
+    """Writes the bank's vectors, each host its share, and marks what is kept out."""
     parts = _parts(job.pool.sources, job.rows_per_shard)
     paths = [job.root / "pool" / f"{part.name}.safetensors" for part in parts]
     others = None
@@ -194,9 +232,9 @@ def _make_pool(job: Job) -> Pool:
         )
         pools.save_pool(paths[number], made, is_near)
     hosts.wait(paths, "parts of the pool")
-    pool, is_near = pools.load_pool(paths)
+    pool = pools.Parts(paths)
     if job.hosts.is_first:
-        ids = np.flatnonzero(is_near).astype(np.int32)
+        ids = np.flatnonzero(pool.is_near).astype(np.int32)
         storage.save_arrays(job.root / pools.KEPT_OUT, {"ids": ids})
     return pool
 
@@ -207,14 +245,6 @@ def _evaluation_vectors(job: Job) -> np.ndarray:
     if job.max_similarity >= 1 or not found:
         return np.zeros((0, 0), np.float32)
     return np.concatenate(found)
-
-
-def _widened(queries: neighbors.Vectors, pool: Pool) -> neighbors.Vectors:
-    """Queries none of which has a vector, in the width of the pool."""
-    if queries.text.shape[1]:
-        return queries
-    nothing = np.full((len(queries.ids), pool.vectors.shape[1]), np.nan, np.float32)
-    return neighbors.Vectors(queries.ids, nothing, nothing)
 
 
 def _find_listed(job: Job, found: Sequence[pathlib.Path]) -> None:

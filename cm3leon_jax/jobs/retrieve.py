@@ -15,9 +15,11 @@ sets are never found by anyone.
 
 Any number of hosts runs this with the same line and one folder: each makes its share of
 the pool's vectors, of the searches, of the runs and of the shards, and the bytes are the
-same. Every host searches the whole bank on its own devices: memory for the bank's vectors
-(4 bytes a number, 2 with bfloat16) on each host. Disk: the runs take 4 times the tokens
-while the job runs, the joined set 5 times.
+same. With `index.backend=jax` every host searches the whole bank on its own devices:
+memory for the bank's vectors (4 bytes a number, 2 with bfloat16) on each host. With
+`pod` the vectors lie over the devices of all hosts, which meet as for training
+(`train.meeting`) and search together: for banks that no one host holds. Disk: the runs
+take 4 times the tokens while the job runs, the joined set 5 times.
 """
 
 from __future__ import annotations
@@ -39,8 +41,11 @@ from cm3leon_jax.jobs import folder
 from cm3leon_jax.retrieval import faiss_index, index
 from cm3leon_jax.retrieval.neighbors import AbstractIndex
 from cm3leon_jax.retrieval.strategy import StrategyConfig
+from cm3leon_jax.train import meeting
 
 JOINS = ("inline", "ids")
+POD = "pod"
+BACKENDS = ("jax", POD, "faiss")
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -101,6 +106,7 @@ def make_job(
         strategy=StrategyConfig(**config.strategy),
         rows_per_shard=config.rows_per_shard,
         open_index=_backend(**config.index),
+        spread=_spread(**config.index),
         evaluation=evaluation,
         max_similarity=held_out.max_similarity,
         lists=pathlib.Path(config.neighbors) if config.neighbors else None,
@@ -111,14 +117,21 @@ def make_job(
 
 def _backend(backend: str, **fields: Any) -> Callable[[np.ndarray], AbstractIndex]:
     """How banks are searched: by us on this host's devices, or by FAISS."""
+    if backend not in BACKENDS:
+        raise ValueError(f"{backend=} must be one of {', '.join(BACKENDS)}")
     if backend == "faiss":
         return faiss_index.FaissIndex
-    if backend != "jax":
-        raise ValueError(f"index.backend={backend!r} must be 'jax' or 'faiss'")
+    if backend == POD:
+        meeting.join()  # before the devices are looked at
     devices, mesh = jax.local_devices(), None
     if len(devices) > 1:
         mesh = jax.sharding.Mesh(np.array(devices), ("bank",))
     return functools.partial(index.Index, config=index.IndexConfig(**fields), mesh=mesh)
+
+
+def _spread(backend: str, **fields: Any) -> index.IndexConfig | None:
+    """How all hosts search together, if they do."""
+    return index.IndexConfig(**fields) if backend == POD else None
 
 
 def link(source: pathlib.Path, target: pathlib.Path) -> None:

@@ -153,16 +153,16 @@ def _search(
 ) -> tuple[jax.Array, jax.Array]:
     """Searches the shards and merges what they found."""
     if mesh is None:
-        return _search_shard(queries_NE, bank_ME, 0, k, config)
+        return search_rows(queries_NE, bank_ME, 0, k, config)
     axes = mesh.axis_names
 
     def on_each(queries_NE, bank_ME):
         """Searches one device's rows; every device returns the best of all."""
         first_row = jax.lax.axis_index(axes) * len(bank_ME)
-        found = _search_shard(queries_NE, bank_ME, first_row, k, config)
+        found = search_rows(queries_NE, bank_ME, first_row, k, config)
         # Gathered in the order of the rows, so that ties still go to the lower one.
         scores, rows = jax.lax.all_gather(found, axes, axis=1, tiled=True)
-        return _best(scores, rows, k)
+        return keep_best(scores, rows, k)
 
     spec = jax.sharding.PartitionSpec
     return jax.shard_map(
@@ -174,7 +174,7 @@ def _search(
     )(queries_NE, bank_ME)
 
 
-def _search_shard(
+def search_rows(
     queries_NE: jax.Array,
     bank_ME: jax.Array,
     first_row: jax.Array | int,
@@ -275,10 +275,10 @@ def _merge(best: _Best, scores: jax.Array, rows: jax.Array) -> _Best:
     # The running best stand first: their rows are lower, and top_k is stable.
     scores = jnp.concatenate([best[0], scores], axis=1)
     rows = jnp.concatenate([best[1], rows.astype(jnp.int32)], axis=1)
-    return _best(scores, rows, k)
+    return keep_best(scores, rows, k)
 
 
-def _best(scores: jax.Array, rows: jax.Array, k: int) -> _Best:
+def keep_best(scores: jax.Array, rows: jax.Array, k: int) -> _Best:
     """Keeps the best `k` columns; the leftmost of equals."""
     scores_NK, places_NK = jax.lax.top_k(scores, k)
     return scores_NK, jnp.take_along_axis(rows, places_NK, axis=1)

@@ -17,6 +17,8 @@ import numpy as np
 
 from cm3leon_jax.retrieval import index, strategy
 
+_SEARCHES = 2  # of a batch: by picture and by text
+
 
 @dataclasses.dataclass(frozen=True)
 class Vectors:
@@ -91,37 +93,80 @@ class Pool:
 
 
 class AbstractIndex(Protocol):
-    """A bank that is searched: `index.Index`, `faiss_index.FaissIndex`."""
+    """Vectors that are searched: `index.Index`, `faiss_index.FaissIndex`."""
 
     def search(self, queries_NE: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns float32[N, k] scores and int32[N, k] rows."""
         ...
 
 
-class Searcher:
-    """A pool that is placed once and searched by many documents."""
+class AbstractBank(Protocol):
+    """Documents that are searched: `Held` by this host, or `spread.Spread` over all.
+
+    Attributes:
+      ids: int32[M], in one numbering with the queries.
+      is_multimodal: bool[M], True for documents of text and picture.
+      width: E.
+    """
+
+    ids: np.ndarray
+    is_multimodal: np.ndarray
+    width: int
+
+    def search(self, queries_NE: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns int32[N, k] rows, -1 for none, and their vectors float[N, k, E]."""
+        ...
+
+
+class Held:
+    """A pool that this host holds whole; see `AbstractBank`."""
 
     def __init__(
         self,
         pool: Pool,
-        config: strategy.StrategyConfig,
-        *,
-        batch_size: int = 1_024,
         open_index: Callable[[np.ndarray], AbstractIndex] = index.Index,
     ):
         """Places the pool.
 
         Args:
-          pool: The documents that may be neighbours.
-          config: The rules.
-          batch_size: Queries searched at a time; smaller sets are filled up to it.
+          pool: The documents.
           open_index: From float[M, E] to what searches it.
 
         Raises:
           ValueError: If the pool is empty.
         """
-        self._pool, self._config, self._batch_size = pool, config, batch_size
+        self.ids, self.is_multimodal = pool.ids, pool.is_multimodal
+        self._vectors_ME, self.width = pool.vectors, pool.vectors.shape[1]
         self._index = open_index(pool.vectors)
+
+    def search(self, queries_NE: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns int32[N, k] rows, -1 for none, and their vectors float32[N, k, E].
+
+        Raises:
+          ValueError: If `k` or the width is wrong.
+        """
+        _, rows_NK = self._index.search(queries_NE, k)
+        return rows_NK, self._vectors_ME[rows_NK]
+
+
+class Searcher:
+    """A bank that is searched by many documents."""
+
+    def __init__(
+        self,
+        bank: AbstractBank,
+        config: strategy.StrategyConfig,
+        *,
+        batch_size: int = 1_024,
+    ):
+        """Takes the bank.
+
+        Args:
+          bank: The documents that may be neighbours.
+          config: The rules.
+          batch_size: Queries searched at a time; smaller sets are filled up to it.
+        """
+        self._bank, self._config, self._batch_size = bank, config, batch_size
 
     def find(self, queries: Vectors) -> Neighbors:
         """Returns the neighbours of every query document.
@@ -154,21 +199,25 @@ class Searcher:
             )
         return Neighbors(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
+    def rest(self, num_batches: int) -> None:
+        """Takes part in other hosts' searches of a bank that all search together."""
+        for _ in range(_SEARCHES * num_batches):
+            self._candidates(np.zeros((0, self._bank.width), np.float32))
+
     def _candidates(self, queries_NE: np.ndarray) -> strategy.Candidates:
         """Searches, and scores what was found again, each row by itself."""
-        pool = self._pool
+        bank = self._bank
         padded_NE = _filled_up(queries_NE, self._batch_size)
         # One more than asked for, because the query itself may be among them.
-        _, rows_NK = self._index.search(padded_NE, self._config.num_candidates + 1)
-        rows_NK = rows_NK[: len(queries_NE)]
-        vectors_NKE = pool.vectors[rows_NK]
+        found = bank.search(padded_NE, self._config.num_candidates + 1)
+        rows_NK, vectors_NKE = (each[: len(queries_NE)] for each in found)
         scores_NK = np.einsum("ne,nke->nk", queries_NE, vectors_NKE, dtype=np.float64)
         is_none_NK = rows_NK == index.NONE
         return strategy.Candidates(
-            np.where(is_none_NK, strategy.NONE, pool.ids[rows_NK]),
+            np.where(is_none_NK, strategy.NONE, bank.ids[rows_NK]),
             np.where(is_none_NK, -np.inf, scores_NK),
             vectors_NKE,
-            pool.is_multimodal[rows_NK],
+            bank.is_multimodal[rows_NK],
         )
 
 
@@ -193,9 +242,8 @@ def find(
       ValueError: If the bank is empty, or the widths differ.
     """
     open_index = functools.partial(index.Index, mesh=mesh)
-    searcher = Searcher(
-        Pool.of(bank), config, batch_size=batch_size, open_index=open_index
-    )
+    held = Held(Pool.of(bank), open_index)
+    searcher = Searcher(held, config, batch_size=batch_size)
     return searcher.find(queries)
 
 

@@ -1,6 +1,10 @@
+import copy
 import dataclasses
 import json
 import pathlib
+import socket
+import subprocess
+import sys
 from concurrent import futures
 
 import ml_collections
@@ -22,6 +26,11 @@ VOCAB = Vocab(
 )
 INFO = SetInfo(VOCAB, text_tokenizer="t", image_tokenizer="i", embedder="e")
 SIZES = {"train": 24, "validation": 6, "test": 5, "bank": 7}
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch):
+    monkeypatch.setattr(data_retrieve, "_BATCH", 16)
 
 
 def _unit(rng):
@@ -182,6 +191,62 @@ def test_any_number_of_hosts_writes_the_bytes_of_one(tmp_path, join):
         assert (tmp_path / "many" / "pairs" / path.name).read_bytes() == (
             path.read_bytes()
         ), path.name
+
+
+def _same_files(found, expected):
+    names = [sorted(p.name for p in (x / "pairs").iterdir()) for x in (found, expected)]
+    assert names[0] == names[1]
+    return all(
+        (found / "pairs" / name).read_bytes()
+        == (expected / "pairs" / name).read_bytes()
+        for name in names[0]
+    )
+
+
+def _pod(config):
+    config = copy.deepcopy(config)
+    config.index.backend = "pod"
+    return config
+
+
+def test_a_bank_over_many_devices_gives_the_bytes_of_one(tmp_path):
+    source = _shards(tmp_path / "shards", twin=3)
+    held_out = {"splits": ("test",), "sets": (), "max_similarity": 0.9}
+    config = _config(source, rows_per_shard=5, evaluation=held_out)
+    retrieve.run(config, str(tmp_path / "one"))
+    retrieve.run(_pod(config), str(tmp_path / "pod"))
+    assert _same_files(tmp_path / "pod", tmp_path / "one")
+
+
+_PROCESS = """
+import json, os, sys
+import ml_collections
+host, port, path, workdir = sys.argv[1:]
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+os.environ.update(
+    CM3LEON_HOSTS="2", CM3LEON_HOST=host, CM3LEON_COORDINATOR=f"127.0.0.1:{port}"
+)
+from cm3leon_jax.jobs import retrieve
+retrieve.run(ml_collections.ConfigDict(json.load(open(path))), workdir)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_search_a_bank_that_neither_holds(tmp_path):
+    # Nine parts of the training split and two of others: the hosts' shares differ.
+    config = _config(_shards(tmp_path / "shards"), rows_per_shard=3)
+    retrieve.run(config, str(tmp_path / "one"))
+    path = tmp_path / "config.json"
+    path.write_text(_pod(config).to_json())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", _PROCESS]
+    rest = [str(port), str(path), str(tmp_path / "pod")]
+    hosts = [subprocess.Popen([*command, str(host), *rest]) for host in range(2)]
+    assert [host.wait(200) for host in hosts] == [0, 0]
+    assert _same_files(tmp_path / "pod", tmp_path / "one")
 
 
 def test_neighbours_by_number_load_as_those_inline(tmp_path):
