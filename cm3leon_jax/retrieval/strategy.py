@@ -11,8 +11,7 @@ score compares:
 
 A document's vector is the mean of its unit text and unit picture vectors, scaled to
 length 1 again, so that every score is a cosine and documents of one part compare with
-documents of two. Nothing here is random except `draw`, which depends on the seed and
-the document's id alone. Numpy only: data workers use it without JAX.
+documents of two. Nothing here is random. Numpy only.
 
 Source: CM3Leon, arXiv:2309.02591, section 2.1 (two by image and two by text, scores of
 at most 0.9, a fifth of the query dropped); RA-CM3, arXiv:2211.12561, section 3.2.
@@ -157,28 +156,6 @@ def choose(
         np.take_along_axis(scores_NS, order_NS, axis=1).astype(np.float32),
         np.take_along_axis(by_image_NS, order_NS, axis=1),
     )
-
-
-def draw(
-    ids_S: np.ndarray, document_id: int | str, count: int, seed: int
-) -> np.ndarray:
-    """Returns `count` of a document's neighbours at random, in random order.
-
-    Args:
-      ids_S: int[S], neighbours, -1 for none.
-      document_id: Decides the draw, together with `seed`; no position does, so that
-        any number of machines draws alike.
-      count: How many; fewer where there are fewer.
-      seed: Of the run, or of its epoch.
-
-    Returns:
-      int[at most count], places in `ids_S`.
-
-    Source: CM3Leon, section 2.2: three of the four, shuffled.
-    """
-    places = np.flatnonzero(np.asarray(ids_S) != NONE)
-    words = np.frombuffer(f"{seed}/{document_id}".encode(), np.uint8)
-    return np.random.default_rng(words).permutation(places)[:count]
 
 
 def _ordered(found: Candidates, config: StrategyConfig) -> Candidates:

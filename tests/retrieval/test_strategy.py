@@ -93,20 +93,6 @@ def test_document_vectors_are_unit_means_of_the_parts_present():
     assert np.isnan(found[3]).all()
 
 
-def test_draw_depends_on_seed_and_document_alone():
-    ids = np.array([11, 12, -1, 14])
-    draws = {
-        (seed, document): strategy.draw(ids, document, 3, seed).tolist()
-        for seed in range(3)
-        for document in range(40)
-    }
-    again = strategy.draw(ids, 7, 3, 1).tolist()
-    assert again == draws[1, 7]
-    assert all(sorted(places) == [0, 1, 3] for places in draws.values())
-    assert len({tuple(places) for places in draws.values()}) == 6
-    assert strategy.draw(ids, "a/b.png", 2, 0).shape == (2,)
-
-
 @pytest.mark.parametrize(
     "wrong",
     [
