@@ -92,7 +92,7 @@ def load(
     with_neighbors = [spec.with_neighbors for spec in specs]
     documents = Documents(sources, mixture, config, info.vocab, with_neighbors)
     fingerprint = _fingerprint(specs, sources, config)
-    dataset: grain.IterDataset[Batch] = _Batches(
+    dataset: grain.IterDataset[Batch] = Batches(
         documents, owned, fingerprint, num_workers
     )
     if prefetch:
@@ -102,8 +102,8 @@ def load(
     return dataset
 
 
-class _Batches(grain.IterDataset[Batch]):
-    """This host's batches."""
+class Batches(grain.IterDataset[Batch]):
+    """This host's batches, as `load` gives them without prefetching."""
 
     def __init__(
         self,

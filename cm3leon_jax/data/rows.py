@@ -219,6 +219,8 @@ class CutStream:
         start, end = self._offset, self._offset + length
         targets = self._targets(start, end)
         row_ids, row_weights = ids[start:end], weights[start:end]
+        if self._source.vocab.is_image(ids[end - 1 : end + 1]).sum() == 2:
+            self._source.count(pictures_cut=1)
         self._drop(end)
         rng = self._source.rng(1, self._stream, self._row)
         self._row += 1

@@ -82,6 +82,7 @@ class Counts:
     neighbors: int = 0
     neighbors_dropped: int = 0  # the row was too short for them
     too_long: int = 0  # documents that fit no row
+    pictures_cut: int = 0  # by the end of a row that is cut from the stream
     damaged: int = 0
 
 
@@ -149,14 +150,14 @@ class Documents:
           None if the record is damaged, or too long for a row that may not be cut.
         """
         if record is None:
-            self._count(damaged=1)
+            self.count(damaged=1)
             return None
         # A stream that is cut has room for anything; a whole sequence must fit a row.
         room = math.inf
         if self.config.packing == "whole":
             room = self.config.max_length + 1 - 2 - len(record.tokens)
         if room < 0:
-            self._count(too_long=1)
+            self.count(too_long=1)
             return None
         fronts = self._neighbors(record, rng, room)
         ids = documents.join_ids([*fronts, record.tokens], self.vocab)
@@ -166,11 +167,11 @@ class Documents:
         if record.target is not None:
             target = (record.target[0] + start, record.target[1] + start)
             targets = np.array([target])
-        self._count(documents=1, neighbors=len(fronts))
+        self.count(documents=1, neighbors=len(fronts))
         weights = packing.weigh(end, (start, end), target, self.config.weights)
         return ids, weights, targets
 
-    def _count(self, **more: int) -> None:
+    def count(self, **more: int) -> None:
         """Adds to the counts; streams may be read by several threads."""
         with self._lock:
             for name, number in more.items():
@@ -186,7 +187,7 @@ class Documents:
         for index in rng.permutation(len(tokens))[:number]:
             room -= len(tokens[index]) + 1  # and its <break>
             if room < 0:
-                self._count(neighbors_dropped=1)
+                self.count(neighbors_dropped=1)
                 room += len(tokens[index]) + 1
                 continue
             fronts.append(tokens[index])

@@ -6,7 +6,9 @@ A mistake in a template is a mistake in every example; seen here, it costs a min
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,6 +38,8 @@ class SetSurvey:
         all that it depends on: trained the way that it is asked for.
       too_long_share: Of the documents looked at, those that fit no row: an answer or
         a text that is longer. They are left out, and counted.
+      neighbors: Retrieved documents in front of a document, on average.
+      neighbors_dropped: Those for which its row had no room, on average.
       sample: One document, or None if those looked at are damaged.
     """
 
@@ -48,12 +52,26 @@ class SetSurvey:
     target_share: float
     asked_share: float
     too_long_share: float
+    neighbors: float
+    neighbors_dropped: float
     sample: Record | None
 
     @property
     def epochs(self) -> float:
         """How often each of its documents will be seen."""
         return self.seen / self.examples
+
+
+class _Look(NamedTuple):
+    """What is seen of a set's documents; fields of `SetSurvey`."""
+
+    mean_length: float = 1.0
+    target_share: float = 0.0
+    asked_share: float = 0.0
+    too_long_share: float = 0.0
+    neighbors: float = 0.0
+    neighbors_dropped: float = 0.0
+    sample: Record | None = None
 
 
 def survey(
@@ -82,7 +100,8 @@ def survey(
         _look(source, config, has)
         for source, has in zip(sources, with_neighbors, strict=True)
     ]
-    mean = sum(share * look[0] for share, look in zip(shares, looks, strict=True))
+    lengths = [look.mean_length for look in looks]
+    mean = sum(map(operator.mul, shares, lengths))
     documents = num_tokens / max(1.0, mean)
     return [
         SetSurvey(
@@ -91,26 +110,16 @@ def survey(
             weight=weight,
             share=share,
             seen=share * documents,
-            mean_length=length,
-            target_share=with_target,
-            asked_share=asked,
-            too_long_share=too_long,
-            sample=sample,
+            **look._asdict(),
         )
-        for source, weight, share, (
-            length,
-            with_target,
-            asked,
-            too_long,
-            sample,
-        ) in zip(sources, weights, shares, looks, strict=True)
+        for source, weight, share, look in zip(
+            sources, weights, shares, looks, strict=True
+        )
     ]
 
 
-def _look(
-    source: Source, config: LoaderConfig, with_neighbors: bool
-) -> tuple[float, float, float, float, Record | None]:
-    """Mean length, shares with a target, asked for it and too long, the first record."""
+def _look(source: Source, config: LoaderConfig, with_neighbors: bool) -> _Look:
+    """Reads some documents of a set as training does."""
     vocab = source.info.vocab
     documents = Documents([source], InOrder(), config, vocab, [with_neighbors])
     count = min(SAMPLE, len(source))
@@ -134,10 +143,16 @@ def _look(
             f" a row of {config.max_length=}; raise it, or give the set weight 0"
         )
     if not lengths:
-        return 1.0, 0.0, 0.0, 0.0, None
-    share = sum(asked) / len(asked) if asked else 0.0
-    too_long = documents.counts.too_long / count
-    return float(np.mean(lengths)), float(np.mean(has_target)), share, too_long, first
+        return _Look()
+    return _Look(
+        mean_length=float(np.mean(lengths)),
+        target_share=float(np.mean(has_target)),
+        asked_share=sum(asked) / len(asked) if asked else 0.0,
+        too_long_share=documents.counts.too_long / count,
+        neighbors=documents.counts.neighbors / len(lengths),
+        neighbors_dropped=documents.counts.neighbors_dropped / len(lengths),
+        sample=first,
+    )
 
 
 def _is_asked(

@@ -2,13 +2,15 @@
 
     documents.html    documents of a split: pictures, words, provenance
     neighbours.html   a contact sheet: queries with their neighbours, scores, sources
-    batch.html        rows of the first training batch: spans, segments, weights
+    batch.html        rows of the first training batch: spans, segments, weights, and
+                      what the loader counted (neighbours left out, pictures cut)
 
 Pictures are what the image tokenizer makes of the codes: what the model will see.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +22,7 @@ from cm3leon_jax import sharding
 from cm3leon_jax.data import joining, pipeline, shards, trained
 from cm3leon_jax.data.record import Record
 from cm3leon_jax.data.shards import Source
-from cm3leon_jax.data.streams import LoaderConfig
+from cm3leon_jax.data.streams import Counts, LoaderConfig
 from cm3leon_jax.documents import cm3, packing
 from cm3leon_jax.documents.packing import Batch
 from cm3leon_jax.jobs import folder
@@ -49,9 +51,11 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         _write_neighbors(root / "neighbours.html", source, documents, reader)
         counts = [len(record.neighbors.ids) for record in documents]
         summary["neighbors_per_document"] = float(np.mean(counts))
-    batch = _batch(config)
+    batch, counts = _batch(config)
     summary["batch"] = inspection.facts(batch, reader.vocab)
-    _write_batch(root / "batch.html", batch, reader, config.num_rows, summary["batch"])
+    summary["loader"] = dataclasses.asdict(counts)
+    facts = summary["batch"] | {k: float(n) for k, n in summary["loader"].items()}
+    _write_batch(root / "batch.html", batch, reader, config.num_rows, facts)
     print(f"pages: {', '.join(sorted(path.name for path in root.glob('*.html')))}")
     folder.finish(workdir, summary)
 
@@ -82,8 +86,8 @@ def _spread(length: int, number: int) -> list[int]:
     ).tolist()
 
 
-def _batch(config: ml_collections.ConfigDict) -> Batch:
-    """The first training batch of the loader, or that many rows of it."""
+def _batch(config: ml_collections.ConfigDict) -> tuple[Batch, Counts]:
+    """The first training batch of the loader, or that many rows of it; what it met."""
     fields = config.loader.to_dict()
     fields["cm3"] = cm3.CM3Config(**fields["cm3"])
     fields["weights"] = packing.LossWeights(**fields["weights"])
@@ -100,7 +104,9 @@ def _batch(config: ml_collections.ConfigDict) -> Batch:
     hosts = max(1, loader.num_streams // max(1, config.num_rows))
     while loader.num_streams % hosts:
         hosts -= 1
-    return next(iter(pipeline.load(specs, loader, num_hosts=hosts, prefetch=0)))
+    dataset = pipeline.load(specs, loader, num_hosts=hosts, prefetch=0)
+    assert isinstance(dataset, pipeline.Batches)
+    return next(iter(dataset)), dataset.counts
 
 
 def _write_documents(

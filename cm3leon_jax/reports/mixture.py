@@ -44,6 +44,11 @@ def text(sets: Sequence[SetSurvey], vocab: Vocab, decode: Decode | None) -> str:
         if one.too_long_share:
             share = f"{100 * one.too_long_share:.0f} %"
             lines.append(f"  {share} of those looked at fit no row, and are left out")
+        if one.neighbors_dropped:
+            lines.append(
+                f"  {one.neighbors:.1f} retrieved documents stand in front of each,"
+                f" {one.neighbors_dropped:.1f} more have no room in a row"
+            )
         if one.sample is not None:
             lines.append(f"  {example(one.sample, vocab, decode)}")
     return "\n".join(lines)

@@ -139,6 +139,21 @@ def test_cut_rows_keep_neighbours_that_no_row_could_hold_whole(sets):
     assert dataset.counts.neighbors == 3 * dataset.counts.documents
 
 
+def test_pictures_that_rows_cut_are_counted(sets):
+    config = dataclasses.replace(SMALL, packing="cut", max_length=16, cm3=PLAIN)
+    dataset = pipeline.load(sets, config, prefetch=0)
+    batches = iter(dataset)
+    made = [next(batches) for _ in range(6)]
+    firsts = np.stack([batch.tokens_BL[:, 0] for batch in made])
+    lasts = np.stack([batch.targets_BL[:, -1] for batch in made])
+    # Two rows a stream and batch, one after the other.
+    firsts, lasts = (x.reshape(6, 4, 2).swapaxes(1, 2) for x in (firsts, lasts))
+    firsts, lasts = (x.reshape(12, 4) for x in (firsts, lasts))
+    cut = VOCAB.is_image(lasts[:-1]) & VOCAB.is_image(firsts[1:])
+    # What comes behind the last row of each stream is not in any batch.
+    assert 5 < cut.sum() <= dataset.counts.pictures_cut <= cut.sum() + 4
+
+
 def test_the_number_of_spans_in_a_cut_row_is_poisson(tmp_path):
     records = [_record(i, 100, text_length=700) for i in range(40)]
     written = shards.write_shard(tmp_path / "pairs", "train", 0, records)

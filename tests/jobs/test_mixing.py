@@ -1,5 +1,7 @@
 """The table before training, and where sets lie."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -26,6 +28,32 @@ def _record(index, target=True):
         modality=np.array([0, 1], np.uint8),
         target=(7, 11) if target else None,
     )
+
+
+def _near(number):
+    tokens = _record(0, False).tokens
+    zeros = np.zeros(number, np.float32)
+    return record.Neighbors(
+        np.arange(number, dtype=np.int32), zeros, zeros > 0, (tokens,) * number
+    )
+
+
+@pytest.mark.parametrize("length", [4096, 4224])
+def test_the_table_says_how_many_retrieved_documents_have_no_room(
+    config, tmp_path, length
+):
+    made = [dataclasses.replace(_record(i, False), neighbors=_near(4)) for i in (0, 1)]
+    place = tmp_path / "joined" / "pairs"
+    written = {"train": [shards.write_shard(place, "train", 0, made)]}
+    shards.finish(place, INFO, written)
+    config.shards, config.sets = str(tmp_path / "joined"), {"pairs": 1.0}
+    config.mixture.folders = ""
+    loader = LoaderConfig(max_length=length, neighbor_probs=(0.0, 0.0, 0.0, 1.0))
+    config.loop.num_steps = 3
+    mixing.announce(config, loader, str(tmp_path))
+    table = (tmp_path / mixing.FILE).read_text()
+    said = "2.0 retrieved documents stand in front of each, 1.0 more have no room"
+    assert (said in table) == (length == 4096)
 
 
 def _write(place, count, target=True):
