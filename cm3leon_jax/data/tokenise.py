@@ -47,7 +47,7 @@ class Tools:
       encode_text: A string to text ids.
       encode_pictures: uint8[N, Y, X, 3] to codes int32[N, P].
       embedder: For the vectors of pairs; None leaves them out.
-      given: Vectors that are there already; rows without one are embedded.
+      given: Vectors that are there already; those that are missing are made.
     """
 
     vocab: Vocab

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -52,7 +52,7 @@ def find(
 
     Args:
       rows: The documents, pictures decoded.
-      embedder: Makes vectors where none are given; None: there are then none.
+      embedder: Makes the vectors that are not given; None: there are then none.
       given: Vectors that are there already.
       query_drop: Options of the embedder for the query's vectors; None for none.
 
@@ -62,13 +62,10 @@ def find(
     ready = [given.find(row.row) if given else {} for row in rows]
     found = [{f"{kind}_vector": one for kind, one in some.items()} for some in ready]
     if embedder is not None:
-        bare = [index for index, some in enumerate(ready) if not some]
-        for index, fields in zip(
-            bare, _embed([rows[i] for i in bare], embedder, ""), strict=True
-        ):
-            found[index] |= fields
+        for fields, made in zip(found, _embed(rows, ready, embedder, ""), strict=True):
+            fields |= made
         if query_drop is not None:
-            queries = _embed(rows, embedder, "query_", **query_drop)
+            queries = _embed(rows, [{}] * len(rows), embedder, "query_", **query_drop)
             for fields, query in zip(found, queries, strict=True):
                 fields |= query
             _check_space(ready, queries)
@@ -99,16 +96,29 @@ def _check_space(
 
 
 def _embed(
-    rows: Sequence[Loaded], embedder: AbstractEmbedder, prefix: str, **drop: Any
+    rows: Sequence[Loaded],
+    known: Sequence[Mapping[str, np.ndarray]],
+    embedder: AbstractEmbedder,
+    prefix: str,
+    **drop: Any,
 ) -> list[dict[str, np.ndarray]]:
-    """float32[E] of each row's text and of (the mean of) its pictures."""
+    """float32[E] of each row's text and of (the mean of) its pictures, if not known."""
     found: list[dict[str, np.ndarray]] = [{} for _ in rows]
-    texts = [(place, row.row.text) for place, row in enumerate(rows) if row.row.text]
+    texts = [
+        (place, row.row.text)
+        for place, row in enumerate(rows)
+        if row.row.text and "text" not in known[place]
+    ]
     if texts:
         vectors_NE = embedder.embed_text([text for _, text in texts], **drop)
         for (place, _), vector in zip(texts, vectors_NE, strict=True):
             found[place][f"{prefix}text_vector"] = vector
-    shown = [(place, one) for place, row in enumerate(rows) for one in row.pictures]
+    shown = [
+        (place, one)
+        for place, row in enumerate(rows)
+        if "image" not in known[place]
+        for one in row.pictures
+    ]
     if shown:
         vectors_NE = embedder.embed_pictures(
             np.stack([one for _, one in shown]), **drop
