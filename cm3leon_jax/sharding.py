@@ -178,7 +178,9 @@ def spec(logical: tuple[str | None, ...]) -> PartitionSpec:
 
 
 def shardings(
-    tree: Any, mesh: jax.sharding.Mesh, logical_axes: Mapping[str, tuple[str | None, ...]]
+    tree: Any,
+    mesh: jax.sharding.Mesh,
+    logical_axes: Mapping[str, tuple[str | None, ...]],
 ) -> Any:
     """Returns the sharding of every array of a state, by the name of its leaf.
 
