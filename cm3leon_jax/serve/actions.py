@@ -27,7 +27,7 @@ def draw(
     guidance: float,
     temperature: float,
     top_p: float,
-    seed: str,
+    seed: str | None,
     retrieve: float,
 ) -> Iterator[Shown]:
     """Draws `count` pictures of a text."""
@@ -49,7 +49,7 @@ def edit(
     guidance: float,
     image_guidance: float,
     temperature: float,
-    seed: str,
+    seed: str | None,
 ) -> Iterator[Shown]:
     """Changes a picture as told."""
     asked = Ask(
@@ -69,9 +69,9 @@ def edit(
 def fill(
     studio: Studio,
     painted: Mapping[str, Any] | None,
-    text: str,
+    text: str | None,
     temperature: float,
-    seed: str,
+    seed: str | None,
 ) -> Iterator[Shown]:
     """Draws anew what was painted over.
 
@@ -99,7 +99,7 @@ def fill(
         mask = np.asarray(cells.any(axis=(1, 3)), bool)
     asked = Ask(
         "infill",
-        text.strip(),
+        (text or "").strip(),
         picture,
         mask=mask,
         seed=studios.seed_of(seed),
@@ -118,20 +118,25 @@ def write(
 
 
 def origin(shown: Shown) -> str:
-    """Where it comes from, as a table for a person; every value is escaped."""
-    if shown.origin is None:
-        return "<p>Nothing was made yet.</p>"
-    rows = [
-        f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>"
-        for name, value in studios.describe(shown.origin)
-    ]
+    """Where it comes from, as a table for a person; every value is escaped.
+
+    While it is being drawn, the documents that it looks at.
+    """
     near = [
         reports.picture(each.picture, each.text)
         if each.picture is not None
         else reports.say("", each.text)
         for each in shown.near
     ]
-    return f"<table>{''.join(rows)}</table>{reports.row(near) if near else ''}"
+    documents = reports.row(near) if near else ""
+    if shown.origin is None:
+        what = "It looks at these documents first:" if near else "Nothing was made yet."
+        return f"<p>{what}</p>{documents}"
+    rows = [
+        f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>"
+        for name, value in studios.describe(shown.origin)
+    ]
+    return f"<table>{''.join(rows)}</table>{documents}"
 
 
 def _said(text: str, what: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,13 +19,20 @@ from cm3leon_jax.serve.studio import Shown, Studio
 TITLE = "CM3Leon: try the model"
 STYLE = """
 .pixels img { image-rendering: pixelated; }
+#made .grid-wrap { max-height: none; overflow: visible; }
+#made .thumbnail-lg { aspect-ratio: 1; }
+#gallery .grid-container { grid-template-columns: repeat(auto-fill, 120px) !important; }
+#gallery .thumbnail-lg { width: 120px; height: 120px; }
 #origin table { width: 100%; border-collapse: collapse; }
 #origin td { padding: 3px 10px 3px 0; vertical-align: top; border: none; }
 #origin td:first-child { opacity: 0.6; white-space: nowrap; }
+#origin .row { display: flex; flex-wrap: wrap; gap: 12px; margin-top: 8px; }
+#origin figure { margin: 0; max-width: 150px; font-size: 0.85em; }
 #origin img { width: 96px; image-rendering: pixelated; }
 footer { display: none !important; }
 """
 _BRUSH = 48  # pixels across
+_SECONDS = 0.1  # between two looks at least: a browser leaves out what comes faster
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +157,7 @@ def _draw_tab(gr: Any, studio: Studio, defaults: Defaults) -> dict[str, Any]:
             value=0,
             step=1,
             label="Documents to look at first",
+            elem_id="documents",
             visible=studio.has_bank,
         )
     inputs = [text, count, guidance, temperature, top_p, seed, retrieve]
@@ -232,7 +241,7 @@ def _made_column(gr: Any) -> dict[str, Any]:
     picture = gr.Gallery(
         label="Made",
         columns=2,
-        height=420,
+        height="auto",
         format="png",
         object_fit="contain",
         elem_id="made",
@@ -260,8 +269,12 @@ def _tie_making(
         """An action as Gradio calls it; what is wrong becomes a note."""
 
         def run(*values):
+            """Yields what the page shows, no faster than a browser can."""
             try:
+                last = -_SECONDS
                 for shown in action(studio, *values):
+                    time.sleep(max(0.0, last + _SECONDS - time.monotonic()))
+                    last = time.monotonic()
                     yield _values(gr, studio, shown)
             except ValueError as error:
                 raise gr.Error(str(error), print_exception=False) from error
@@ -334,7 +347,8 @@ def _values(gr: Any, studio: Studio, shown: Shown) -> list[Any]:
     """Of: pictures, origin, JSON, file, gallery. An unfinished one shows pictures."""
     if shown.origin is None:
         drawn = [studios.enlarge(each) for each in shown.pictures]
-        return [drawn, *[gr.skip()] * 4]
+        beside = actions.origin(shown) if shown.near else gr.skip()
+        return [drawn, beside, *[gr.skip()] * 3]
     files = [str(path) for path in shown.files]
     record = studios.as_json(shown.origin)
     return [files, actions.origin(shown), record, files[0], studio.gallery()]

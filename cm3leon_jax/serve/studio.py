@@ -177,15 +177,16 @@ class Studio:
         return path
 
 
-def seed_of(text: str) -> int:
-    """The seed that a person typed; a random one if none.
+def seed_of(text: str | None) -> int:
+    """The seed that a person typed; a random one if none (a box never shown has None).
 
     Raises:
       ValueError: If it is no whole number of at least 0.
     """
-    if not text.strip():
+    text = (text or "").strip()
+    if not text:
         return random.randrange(_MAX_SEED)
-    if not text.strip().isdecimal():
+    if not text.isdecimal():
         raise ValueError(
             f"seed {text!r} must be a whole number, or empty for a new one"
         )

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from cm3leon_jax.api import Near
 from cm3leon_jax.serve import actions
 from cm3leon_jax.serve import studio as studios
 from cm3leon_jax.serve.studio import Shown
@@ -77,6 +78,15 @@ def test_texts_are_written(studio):
 def test_mistakes_are_one_line(studio, wrong, what):
     with pytest.raises(ValueError, match=what):
         wrong(studio)
+
+
+def test_documents_are_shown_while_a_picture_is_drawn():
+    assert "Nothing was made yet" in actions.origin(Shown([]))
+    near = Near("a <b> dog", np.zeros((8, 8, 3), np.uint8), {})
+    shown = actions.origin(Shown([], near=(near,)))
+    assert "looks at these documents" in shown
+    assert "a &lt;b&gt; dog" in shown
+    assert shown.count("<img") == 1
 
 
 def test_an_origin_shows_everything_and_is_escaped(studio):
