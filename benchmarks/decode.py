@@ -6,11 +6,12 @@ machine, and the ids that they write are compared first. Ours is the engine that
 request goes through: grammar, noise and padding included.
 
     opt             `generate` with its growing cache, no biases, no affine norms
-    opt_static      the same with its static cache
+    opt_static      the same with its static cache; opt_compiled: and `torch.compile`
     suite           `cm3leon_generate` of github.com/pytorch/benchmark, if `--suite` names
                     its `model.py`; its shape is 760m. It reads the last id of a prompt
                     alone, so with it the ids are compared after prompts of one id. Its
-                    layers share one cache by mistake; here each has its own
+                    layers share one cache by mistake; here each has its own.
+                    suite_compiled: its decoder by `torch.compile`, lengths dynamic
     ours_int8       our weights in int8, weight-only; ours_int8_cache: its cache too
 
 Needs torch and transformers beside this package's requirements.
@@ -130,8 +131,8 @@ def work(side, options, pipe):
     try:
         run = SIDES[side](options)
         asked = prompts(options)
-        run(asked)  # compiles
-        pipe.send(run(asked[:, -1:] if "suite" in options.sides else asked))
+        is_last_alone = any(side.startswith("suite") for side in options.sides)
+        pipe.send(run(asked[:, -1:] if is_last_alone else asked))
     except (ImportError, RuntimeError, ValueError, OSError) as error:
         pipe.send(repr(error))
         return
@@ -239,7 +240,7 @@ def ours(options, int8=False, int8_cache=False):
     return run
 
 
-def opt(options, cache=None):
+def opt(options, cache=None, is_compiled=False):
     """OPT without biases and affine norms, as its users decode with it."""
     import torch
     import transformers
@@ -271,6 +272,8 @@ def opt(options, cache=None):
         for number in range(layers):
             for name, value in layer_weights(number, width).items():
                 put(f"model.decoder.layers.{number}.{names[name]}.weight", value.T)
+    if is_compiled:
+        model.forward = torch.compile(model.forward, dynamic=False)
     asked = {
         "do_sample": False,
         "max_new_tokens": options.new,
@@ -290,7 +293,7 @@ def opt(options, cache=None):
     return run
 
 
-def suite(options):
+def suite(options, is_compiled=False):
     """The suite's decoder, its biases 0 and its norms plain, so that both are equal."""
     import torch
 
@@ -322,7 +325,10 @@ def suite(options):
                 put(f"layers.{number}.{names[name]}.weight", value.T)
     for number, layer in enumerate(model.layers):
         layer.self_attn._incremental_state_id = str(number)
-    generator = module.SequenceGenerator(model.eval(), 1, options.new).eval()
+    model = model.eval()
+    if is_compiled:
+        model = torch.compile(model, dynamic=True)
+    generator = module.SequenceGenerator(model, 1, options.new).eval()
 
     def run(tokens):
         written = generator(torch.tensor(tokens, dtype=torch.long))
@@ -337,7 +343,9 @@ SIDES = {
     "ours_int8_cache": lambda options: ours(options, int8=True, int8_cache=True),
     "opt": opt,
     "opt_static": lambda options: opt(options, "static"),
+    "opt_compiled": lambda options: opt(options, "static", is_compiled=True),
     "suite": suite,
+    "suite_compiled": lambda options: suite(options, is_compiled=True),
 }
 
 if __name__ == "__main__":
