@@ -6,6 +6,7 @@
     model.answer(picture, "what colour is the circle?")
     model.edit(picture, "make the red circle green")
     model.infill(picture, box=(0, 0, 32, 32), text="a red circle at the top left")
+    model.follow("edges", lines.edges(photo), "a red circle at the top left")
     model.draw("a red circle", best_of=8, mixed_with=api.Sampling(contrast_k=4))
     model.go_on(["a red circle", picture, "a"], turns=["text", "picture"])
 
@@ -21,10 +22,10 @@ import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from cm3leon_jax import asks as asking
+from cm3leon_jax import sharding
 from cm3leon_jax.asks import Ask, Box
 from cm3leon_jax.data import trained as trained_models
 from cm3leon_jax.data.bank import Bank, Found
@@ -143,6 +144,21 @@ class Model:
         return self._one(
             "infill", picture=picture, box=box, mask=mask, text=text, **options
         ).picture
+
+    def follow(
+        self, kind: str, control: np.ndarray, text: str = "", **options: Any
+    ) -> np.ndarray:
+        """Draws a picture that follows another one.
+
+        Args:
+          kind: What the other one shows: "edges", "segmentation", "depth", "pose",
+            "scribble", "hed", "normals".
+          control: uint8[Y, X, 3] of any size; `tasks.lines.edges` and `.scribble` make
+            one of a photo.
+          text: What to draw, or empty.
+          **options: As for `caption`.
+        """
+        return self._one(kind, picture=control, text=text, **options).picture
 
     def complete(self, text: str, picture: np.ndarray | None = None, **options) -> str:
         """Writes what stands for `<mask>` in a text, with a picture beside it or not."""
@@ -319,10 +335,9 @@ def load(
     shapes: engine.Shapes = engine.DEFAULT_SHAPES,
     with_bank: bool = True,
     precision: str = "trained",
+    mesh: sharding.MeshConfig | None = None,
 ) -> Model:
     """Loads a trained model with the tokenizers and the memory bank of its shards.
-
-    Every accelerator of this process gets a copy, so that many requests are shared out.
 
     Args:
       path: Folder of a training job, of a quickstart (its instruction-tuned model,
@@ -331,11 +346,13 @@ def load(
       with_bank: Whether to read embedder and bank, if the run has them.
       precision: One of `PRECISIONS`: the weights as they were trained, or in 8 bits,
         or the cache too. Pictures change a little.
+      mesh: How this process's devices share requests (`data`) and the model (`fsdp`,
+        `tensor`); by default every accelerator has a copy, and a CPU computes as one.
 
     Raises:
       FileNotFoundError: If there is no checkpoint, or a part of the run is gone.
       ValueError: If tokenizers and shards do not belong together, a file is damaged,
-        or the precision is unknown.
+        the precision is unknown, or the devices do not divide as the mesh says.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"{precision=} is not one of {', '.join(PRECISIONS)}")
@@ -343,8 +360,9 @@ def load(
     model = transformer.unstack(trained.model)
     if precision != "trained":
         model = int8.round_weights(model, cache=precision == "int8_and_cache")
+    devices = engine.local_mesh(mesh)
     writer = Writer(
-        model=model,
+        model=model if devices is None else engine.place(model, devices),
         vocab=trained.info.vocab,
         encode_text=trained.texts.encode,
         decode_text=trained.texts.decode,
@@ -353,7 +371,7 @@ def load(
         decode_pictures=trained.images.decode,
         image_size=trained.images.image_size,
         shapes=shapes,
-        copies=_copies(model),
+        mesh=devices,
     )
     loaded = Model(writer, _digest(trained.model), trained.coordinates)
     found = trained_models.load_bank(path) if with_bank else None
@@ -366,12 +384,6 @@ def load(
         embed_text=embedder.embed_text,
         embed_pictures=embedder.embed_pictures,
     )
-
-
-def _copies(model: transformer.Transformer) -> tuple[transformer.Transformer, ...]:
-    """The model on the other accelerators; CPU devices share their cores already."""
-    others = jax.local_devices()[1:] if jax.default_backend() != "cpu" else []
-    return tuple(jax.device_put(model, device) for device in others)
 
 
 def _digest(model: transformer.Transformer) -> str:

@@ -19,12 +19,36 @@ from cm3leon_jax.decoding.sampling import Sampling
 from cm3leon_jax.decoding.writer import Order, Writer
 from cm3leon_jax.documents.document import Document, Modality
 from cm3leon_jax.documents.example import Hole
-from cm3leon_jax.tasks import caption, edit, layout, pair, row, segmentation, vqa
+from cm3leon_jax.tasks import (
+    caption,
+    coco,
+    depth,
+    edges,
+    edit,
+    flickr30k,
+    hed,
+    layout,
+    narratives,
+    normals,
+    okvqa,
+    pair,
+    paragraph,
+    pose,
+    row,
+    scienceqa,
+    scribble,
+    segmentation,
+    vizwiz,
+    vqa,
+    vqa2,
+)
+from cm3leon_jax.tasks import writing as written_words
 
 Box = tuple[int, int, int, int]
 BLANK = "<mask>"  # in the text of `complete`: where text is wanted
 TURNS = {"text": Modality.TEXT, "picture": Modality.IMAGE}
 CANDIDATE_STEP = 2**16  # between the seeds of the candidates of one result
+MAX_CANDIDATES = 1_024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +66,8 @@ class Ask:
         the resized picture's, or one value a cell of the code grid.
       boxes: (name, x0, y0, x1, y1) in pixels of a picture of the tokenizer's size, for
         `layout`: what is to be where.
+      choices: For `scienceqa`: what to choose from; the answer is a letter.
+      hint: For `scienceqa`: what is to be known beside the question, or empty.
       parts: Texts and pictures in order, for `continue`.
       turns: What is to follow them: "text" and "picture" in any order.
       seed: The only source of randomness.
@@ -62,6 +88,8 @@ class Ask:
     box: Box | None = None
     mask: np.ndarray | None = None
     boxes: tuple[tuple[str, float, float, float, float], ...] = ()
+    choices: tuple[str, ...] = ()
+    hint: str = ""
     parts: tuple[str | np.ndarray, ...] = ()
     turns: tuple[str, ...] = ()
     seed: int = 0
@@ -85,8 +113,8 @@ def candidates(ask: Ask) -> list[tuple[int, Sampling]]:
     Raises:
       ValueError: If there are several candidates of what is no picture.
     """
-    if ask.best_of < 1:
-        raise ValueError(f"best_of={ask.best_of} must be at least 1")
+    if not 1 <= ask.best_of <= MAX_CANDIDATES:
+        raise ValueError(f"best_of={ask.best_of} must be in 1 to {MAX_CANDIDATES}")
     if ask.best_of > 1 and not ask.words:
         raise ValueError("the best of several is the nearest to a text; give one")
     if ask.best_of > 1 and ask.kind in _WRITING:
@@ -125,9 +153,13 @@ def order(
         raise ValueError(
             f"boxes belong to kind 'layout', which needs some: {ask.kind!r}"
         )
+    if (len(ask.choices) > 0 or ask.hint) and ask.kind != scienceqa.NAME:
+        raise ValueError(
+            f"choices and hint belong to kind 'scienceqa', not {ask.kind!r}"
+        )
     size = writer.image_size
     picture = None if ask.picture is None else writers.fit(ask.picture, size)
-    given = _layout(ask, size, coordinates) if ask.boxes else parts(ask.text, picture)
+    given = _layout(ask, size, coordinates) if ask.boxes else parts(ask, picture)
     turns = _turns(ask)
     if turns:
         given = tuple(
@@ -148,7 +180,7 @@ def order(
 
 def parsed(kind: str, text: str | None) -> str | None:
     """What a task's words mean; the text that completes another stays as written."""
-    parse = {"caption": caption.parse, "answer": vqa.parse}.get(kind)
+    parse = _PARSERS.get(kind)
     return parse(text) if parse and text is not None else text
 
 
@@ -165,6 +197,8 @@ def settings(ask: Ask) -> dict[str, Any]:
         "box": ask.box,
         "boxes": ask.boxes,
     }
+    if ask.choices:
+        found |= {"choices": ask.choices, "hint": ask.hint}
     if ask.mask is not None:
         found["mask_cells"] = int(np.asarray(ask.mask).sum())
     if ask.turns:
@@ -226,29 +260,65 @@ def _layout(ask: Ask, size: int, coordinates: int) -> tuple:
     return layout.prompt(ask.text, boxes, coordinates=coordinates)
 
 
-def _complete(text: str, picture: np.ndarray | None) -> tuple:
-    before, mark, after = text.partition(BLANK)
+def _complete(ask: Ask, picture: np.ndarray | None) -> tuple:
+    before, mark, after = ask.text.partition(BLANK)
     if not mark or BLANK in after:
-        raise ValueError(f"text {text!r} must have {BLANK} once: what is to be written")
+        raise ValueError(
+            f"text {ask.text!r} must have {BLANK} once: what is to be written"
+        )
     parts = [part for part in (before, Hole(), after) if part != ""]
     return tuple(parts) if picture is None else (*parts, picture)
 
 
-def _infill(text: str, picture: np.ndarray | None) -> tuple:
-    return (text, picture) if text else (picture,)
+def _infill(ask: Ask, picture: np.ndarray | None) -> tuple:
+    return (ask.text, picture) if ask.text else (picture,)
 
 
-# Whether a kind needs a picture, and the parts of its prompt.
-KINDS: dict[str, tuple[bool, Callable[[str, np.ndarray | None], tuple]]] = {
-    "draw": (False, lambda text, picture: pair.prompt(text)),
-    "caption": (True, lambda text, picture: caption.prompt(picture)),
-    "caption_long": (True, lambda text, picture: caption.prompt(picture, is_long=True)),
-    "answer": (True, lambda text, picture: vqa.prompt(text, picture)),
-    "edit": (True, lambda text, picture: edit.prompt(picture, text)),
-    "segmentation": (True, lambda text, picture: segmentation.prompt(picture, text)),
-    "layout": (False, lambda text, picture: pair.prompt(text)),  # see `_layout`
+def _scienceqa(ask: Ask, picture: np.ndarray) -> tuple:
+    asked = {"question": ask.text, "choices": list(ask.choices), "hint": ask.hint}
+    return scienceqa.prompt(asked, picture)
+
+
+_CONTROLS = (depth, edges, hed, normals, pose, scribble, segmentation)
+_CAPTIONS = (coco, flickr30k, narratives, paragraph)
+_QUESTIONS = (okvqa, vizwiz, vqa2)
+_Parts = Callable[[Ask, Any], tuple]
+
+
+def _of_tasks() -> dict[str, tuple[bool, _Parts]]:
+    """The tasks of three forms, each with its own words."""
+    forms: tuple[tuple[Sequence[Any], Callable[[Any], _Parts]], ...] = (
+        (_CAPTIONS, lambda prompt: lambda ask, picture: prompt(picture)),
+        (_CONTROLS, lambda prompt: lambda ask, picture: prompt(picture, ask.text)),
+        (_QUESTIONS, lambda prompt: lambda ask, picture: prompt(ask.text, picture)),
+    )
+    return {
+        task.NAME: (True, parts(task.prompt))
+        for tasks, parts in forms
+        for task in tasks
+    }
+
+
+# Whether a kind needs a picture, and the parts of its prompt. Beside what people ask for,
+# every task of the paper by its own name, with its own words.
+KINDS: dict[str, tuple[bool, _Parts]] = {
+    "draw": (False, lambda ask, picture: pair.prompt(ask.text)),
+    "caption": (True, lambda ask, picture: caption.prompt(picture)),
+    "caption_long": (True, lambda ask, picture: caption.prompt(picture, is_long=True)),
+    "answer": (True, lambda ask, picture: vqa.prompt(ask.text, picture)),
+    "edit": (True, lambda ask, picture: edit.prompt(picture, ask.text)),
+    "layout": (False, lambda ask, picture: pair.prompt(ask.text)),  # see `_layout`
     "infill": (True, _infill),
     "complete": (False, _complete),
-    "continue": (False, lambda text, picture: ()),  # see `order`
+    "continue": (False, lambda ask, picture: ()),  # see `order`
+    "writing": (False, lambda ask, picture: written_words.prompt(ask.text)),
+    "scienceqa": (True, _scienceqa),
+    **_of_tasks(),
 }
-_WRITING = ("caption", "caption_long", "answer", "complete", "continue")
+_PARSERS: dict[str, Callable[[str], str]] = {
+    "caption": caption.parse,
+    "caption_long": caption.parse,
+    "answer": vqa.parse,
+    **{each.NAME: each.parse for each in (*_CAPTIONS, *_QUESTIONS, scienceqa)},
+}
+_WRITING = ("complete", "continue", *_PARSERS)

@@ -15,6 +15,7 @@ A line of a file of requests is a JSON object with any of the fields of `request
     {"kind": "infill", "picture": "photo.png", "box": [0, 0, 32, 32]}
     {"kind": "layout", "text": "a red circle", "boxes": [["red circle", 0, 0, 32, 32]]}
     {"kind": "segmentation", "picture": "map.png", "text": "a red circle"}
+    {"kind": "edges", "picture": "white_lines_on_black.png", "text": "a red circle"}
     {"kind": "complete", "text": "a <mask> circle at the top left"}
 
 and of those that only a line can have (see `jobs/generate.py`):
@@ -25,7 +26,10 @@ and of those that only a line can have (see `jobs/generate.py`):
      "mixed_with": {"contrast_k": 4, "top_p": 1.0}}
     {"kind": "continue", "parts": ["a red circle", {"picture": "photo.png"}, "a"],
      "turns": ["text", "picture"]}
+    {"kind": "scienceqa", "picture": "tree.png", "text": "which tree is it?",
+     "choices": ["oak", "elm"]}
 
+Every task of the paper has a kind of its own name, with its own prompt (`asks.py`).
 The paper edits with `"sampling": {"guidance": 7.5, "image_guidance": 1.5}`.
 
 The quickstart's stages are `configs/generate.py:quick`, `:full` and `:debug`.
@@ -43,6 +47,12 @@ def get_config(arg=None):
     config.model = ""  # folder of a run
     config.prompt = ""  # one drawing; or
     config.requests = ""  # a JSONL file
+    config.precision = "trained"  # or int8, int8_and_cache
+    config.mesh = dict(  # of this host's devices; -1: the rest
+        data=-1,  # copies, which share the requests
+        fsdp=1,
+        tensor=1,  # pieces of a model that one device cannot hold, or not fast enough
+    )
     config.upscaler = ""  # folder of an upscaler: pictures are also kept enlarged
     config.show = True  # every result on the terminal
     config.requests_at_once = 8 if arg["debug"] else 256

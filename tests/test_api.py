@@ -1,6 +1,7 @@
 """The face for Python users, with a writer that remembers what it was asked."""
 
 import dataclasses
+import inspect
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from cm3leon_jax.decoding.sampling import Sampling
 from cm3leon_jax.decoding.writer import Result
 from cm3leon_jax.documents.document import Modality
 from cm3leon_jax.documents.example import Hole
+from cm3leon_jax.tasks import edges, lines, table
+from cm3leon_jax.tasks import row as rows
 from cm3leon_jax.vocab import Vocab
 
 PICTURE = np.full((8, 8, 3), 7, np.uint8)
@@ -107,6 +110,64 @@ def test_a_layout_names_its_boxes_in_the_models_coordinates(model):
     assert "dog at location (0, 0) -> (8, 16)" in words
 
 
+def test_every_task_of_the_paper_has_a_kind_with_its_own_prompt(model):
+    """The parts that are asked with are those of the task's training, up to its target."""
+    asked = {
+        "text": "a dog",
+        "choices": ("oak", "elm"),
+        "boxes": (("dog", 0, 0, 4, 8),),
+    }
+    columns = {
+        "questions": [{"question": "a dog", "answers": ["it"]}],
+        "science": {"question": "a dog", "choices": ["oak", "elm"], "answer": 0},
+        "writing": "a dog",
+        "edit": {"instruction": "a dog"},
+        "text_long": "a dog",
+    }
+    others = {name: PICTURE for name in table.PAPER}
+    boxes = (rows.Box("dog", (0, 0, 0.5, 1)),)
+    row = rows.TaskRow("r", PICTURE, "a dog", columns, others, boxes)
+    for name in table.PAPER:
+        pick = {"layout": ("boxes",), "scienceqa": ("choices",)}.get(name, ())
+        given = {key: asked[key] for key in ("text", *pick)}
+        needs_picture = asks.KINDS[name][0]
+        model.fulfil(
+            [api.Ask(name, picture=PICTURE if needs_picture else None, **given)]
+        )
+        parts = model.writer.orders[-1].parts
+        examples = table.get(name).examples
+        known = inspect.signature(examples).parameters
+        options = {"num_templates": 1, "coordinates": 16}
+        options = {key: options[key] for key in options.keys() & known.keys()}
+        trained = examples(row, np.random.default_rng(0), **options)[0].parts
+        assert _form(parts) == _form(trained)[: len(parts)], name
+
+
+def _form(parts):
+    """Words as they are; whether the rest is a picture, or text that is asked for."""
+    return [
+        part if isinstance(part, str) else isinstance(part, np.ndarray)
+        for part in parts
+    ]
+
+
+def test_a_picture_follows_the_edges_of_another(model):
+    photo = np.zeros((16, 16, 3), np.uint8)
+    photo[4:12, 4:12] = 255
+    model.follow("edges", lines.edges(photo), "a dog", guidance=3.0)
+    opening, control, caption = model.writer.orders[0].parts
+    assert opening == edges.TEMPLATE
+    assert control.shape == PICTURE.shape
+    assert caption == "a dog"
+
+
+def test_a_choice_needs_choices(model):
+    with pytest.raises(ValueError, match="2 to 10 choices"):
+        model.check(api.Ask("scienceqa", "a dog", PICTURE))
+    with pytest.raises(ValueError, match="belong to kind 'scienceqa'"):
+        model.check(api.Ask("answer", "a dog", PICTURE, choices=("a", "b")))
+
+
 def test_a_segmentation_map_is_drawn_from_with_a_caption_or_without(model):
     for text in ("a dog", ""):
         model.fulfil([api.Ask("segmentation", text, PICTURE)])
@@ -177,7 +238,7 @@ def test_the_best_of_several_needs_a_bi_encoder_and_pictures(model):
     for ask, what in (
         (api.Ask("caption", "a dog", PICTURE, best_of=2), "writes text"),
         (api.Ask("draw", "a dog", mixed_with=Sampling(top_p=0.5)), "at least 2"),
-        (api.Ask("draw", "a dog", best_of=0), "at least 1"),
+        (api.Ask("draw", "a dog", best_of=0), "in 1 to 1024"),
     ):
         with pytest.raises(ValueError, match=what):
             model.check(ask)

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from cm3leon_jax import api, storage
 from cm3leon_jax.scenes import judge, language, scores
 from cm3leon_jax.scenes.world import QUICK
+from cm3leon_jax.tokenizers import text
 from cm3leon_jax.train import export
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -72,3 +74,11 @@ def test_demo_describes_pictures_and_answers_about_them(model):
     answers = [made.text for made in model.fulfil(asks)]
     shapes = [scene.things[0].shape for scene in read]
     assert sum(a == b for a, b in zip(answers, shapes, strict=True)) >= 4
+
+
+def test_demo_with_another_tokenizer_is_refused(tmp_path):
+    shutil.copytree(DEMO, tmp_path / "demo")
+    words = ["a red circle at the top left", "0123456789"] * 5
+    text.train(words, 320, tmp_path / "demo" / "text.model")
+    with pytest.raises(ValueError, match="trained with another text_tokenizer"):
+        api.load(tmp_path / "demo")

@@ -16,8 +16,10 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+import jax
 import numpy as np
 
+from cm3leon_jax import sharding
 from cm3leon_jax.decoding import grammar, loop, sampling
 from cm3leon_jax.decoding.prompts import Request
 from cm3leon_jax.models import transformer
@@ -32,7 +34,8 @@ class Shapes:
     """The padded shapes that may be compiled; the smallest that holds is taken.
 
     Attributes:
-      rows: Requests a batch, ascending; more requests make more batches.
+      rows: Requests a batch, ascending; more requests make more batches. On a mesh
+        they are rounded up to what its devices share out evenly.
       prompt_lengths: Ids of the longest prompt of a batch, ascending.
       steps: New ids, ascending.
       num_pieces: Pieces of a plan, ascending.
@@ -56,7 +59,7 @@ def generate(
     vocab: Vocab,
     shapes: Shapes = DEFAULT_SHAPES,
     report: Callable[[int], None] = lambda rows: None,
-    copies: Sequence[transformer.Transformer] = (),
+    mesh: jax.sharding.Mesh | None = None,
 ) -> list[np.ndarray]:
     """Returns the new ids of every request, each following its plan to the end.
 
@@ -66,8 +69,7 @@ def generate(
       vocab: The joint vocabulary.
       shapes: Padded shapes.
       report: Called with the number of requests finished, batch by batch.
-      copies: The same model on other devices (`jax.device_put`), which take every
-        other batch; what they write is the same.
+      mesh: Devices that share the rows of a batch; the model lies on it (`place`).
 
     Returns:
       int32[n] a request, in their order.
@@ -80,24 +82,31 @@ def generate(
     for index, request in enumerate(requests):
         kind = check(request, vocab, shapes, model.config.max_length)
         groups.setdefault(kind, []).append(index)
-    todo = [
-        (kind, batch)
-        for kind, members in groups.items()
-        for batch in batches(members, shapes.rows[-1])
-    ]
-    models = (model, *copies)
-    for turn in batches(todo, len(models)):
-        # All devices are set to work before the first is waited for.
-        begun = []
-        for (kind, batch), here in zip(turn, models, strict=False):
-            inputs, full = _inputs([requests[i] for i in batch], kind, shapes)
-            begun.append(loop.decode(here, inputs, kind=full, vocab=vocab))
-        for (_, batch), written in zip(turn, begun, strict=True):
-            ids_BT, written_B = map(np.asarray, written)
+    for kind, members in groups.items():
+        for batch in batches(members, _padded(shapes.rows[-1], mesh)):
+            inputs, full = _inputs([requests[i] for i in batch], kind, shapes, mesh)
+            ids_BT, written_B = map(
+                np.asarray, loop.decode(model, inputs, kind=full, vocab=vocab)
+            )
             for row, index in enumerate(batch):
                 answers[index] = ids_BT[row, : written_B[row]]
             report(len(batch))
     return answers
+
+
+def place(
+    model: transformer.Transformer, mesh: jax.sharding.Mesh
+) -> transformer.Transformer:
+    """Returns the model on a mesh: a copy along `data`, cut along the other axes.
+
+    Along `tensor` every device has its heads and columns, and computes with them;
+    along `fsdp` weights are gathered when they are used.
+
+    Raises:
+      ValueError: If a dimension of a weight is not a multiple of its mesh axis.
+    """
+    where = sharding.shardings(model, mesh, transformer.LOGICAL_AXES)
+    return jax.device_put(model, where)
 
 
 def stream(
@@ -106,6 +115,7 @@ def stream(
     vocab: Vocab,
     every: int,
     shapes: Shapes = DEFAULT_SHAPES,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> Iterator[list[np.ndarray]]:
     """Yields the ids of requests as they come; the last are what `generate` returns.
 
@@ -115,6 +125,7 @@ def stream(
       vocab: The joint vocabulary.
       every: Steps between two looks.
       shapes: Padded shapes.
+      mesh: As for `generate`.
 
     Yields:
       int32[n] a request, the ids written so far.
@@ -128,7 +139,7 @@ def stream(
             f"{len(requests)} requests of {len(kinds)} shapes do not fit one batch of"
             f" {shapes.rows[-1]}; stream requests that are alike, or use generate"
         )
-    inputs, kind = _inputs(requests, *kinds, shapes)
+    inputs, kind = _inputs(requests, *kinds, shapes, mesh)
     carry = loop.begin(model, inputs, kind=kind)
     until, is_going = 0, True
     while is_going:
@@ -137,6 +148,24 @@ def stream(
         ids_BT, written_B = np.asarray(carry.ids_BT), np.asarray(carry.written_B)
         yield [ids_BT[row, : written_B[row]] for row in range(len(requests))]
         is_going = bool((np.asarray(carry.place.piece_B) < inputs.plans.num_B).any())
+
+
+def local_mesh(config: sharding.MeshConfig | None) -> jax.sharding.Mesh | None:
+    """Returns the devices of this process as a mesh; None if one computes alone.
+
+    Args:
+      config: Devices along each axis; by default every accelerator has a copy of the
+        model, and a CPU computes as one.
+
+    Raises:
+      ValueError: If the axes do not multiply to the number of devices.
+    """
+    devices = jax.local_devices()
+    if config is None:  # devices of a CPU share its cores already
+        devices = devices if jax.default_backend() != "cpu" else devices[:1]
+        config = sharding.MeshConfig(data=len(devices), fsdp=1)
+    mesh = sharding.make_mesh(config, devices)
+    return mesh if mesh.size > 1 else None
 
 
 def check(request: Request, vocab: Vocab, shapes: Shapes, max_length: int) -> loop.Kind:
@@ -179,10 +208,14 @@ def batches(members: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
 
 
 def _inputs(
-    requests: Sequence[Request], kind: loop.Kind, shapes: Shapes
+    requests: Sequence[Request],
+    kind: loop.Kind,
+    shapes: Shapes,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[loop.Inputs, loop.Kind]:
     """The arrays of a batch, and its kind with the prompts that it shares."""
-    rows = smallest(len(requests), shapes.rows, "requests a batch")
+    sizes = tuple(_padded(size, mesh) for size in shapes.rows)
+    rows = smallest(len(requests), sizes, "requests a batch")
     prompts_SBL = np.full((kind.num_streams, rows, kind.prompt_length), Vocab.PAD)
     prompts_SBL = prompts_SBL.astype(np.int32)
     lengths_SB = np.ones((kind.num_streams, rows), np.int32)
@@ -208,7 +241,34 @@ def _inputs(
         first_U=first_U,
         which_R=which_R,
     )
-    return inputs, dataclasses.replace(kind, num_prompts=len(first_U))
+    kind = dataclasses.replace(kind, num_prompts=len(first_U))
+    return inputs if mesh is None else _spread(inputs, mesh), kind
+
+
+def _padded(rows: int, mesh: jax.sharding.Mesh | None) -> int:
+    """The least number of rows from `rows` that the devices share out evenly."""
+    parts = sharding.count(mesh, "batch")
+    return -(-rows // parts) * parts
+
+
+def _spread(inputs: loop.Inputs, mesh: jax.sharding.Mesh) -> loop.Inputs:
+    """Puts each device's rows on it; which prompts are shared is known to all."""
+
+    def put(array: np.ndarray, *axes: str | None) -> jax.Array:
+        """Puts an array whose first dimensions have these logical axes."""
+        where = jax.sharding.NamedSharding(mesh, sharding.spec(axes))
+        return jax.device_put(array, where)
+
+    rows = lambda tree: jax.tree.map(lambda array: put(array, "batch"), tree)
+    return loop.Inputs(
+        prompts_SBL=put(inputs.prompts_SBL, None, "batch"),
+        lengths_SB=put(inputs.lengths_SB, None, "batch"),
+        plans=rows(inputs.plans),
+        seeds_B=rows(inputs.seeds_B),
+        settings=rows(inputs.settings),
+        first_U=put(inputs.first_U),
+        which_R=put(inputs.which_R),
+    )
 
 
 def _shared(prompts_RL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

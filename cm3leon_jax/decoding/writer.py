@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -104,7 +105,7 @@ class Writer:
       decode_pictures: The way back.
       image_size: Pixels a side that the image tokenizer takes.
       shapes: Padded shapes of the engine.
-      copies: The same model on other devices, which take their share of many orders.
+      mesh: Devices that share the orders of a batch, and the model; or None.
     """
 
     model: transformer.Transformer
@@ -116,7 +117,7 @@ class Writer:
     decode_pictures: Callable[[np.ndarray], np.ndarray]
     image_size: int
     shapes: engine.Shapes = engine.DEFAULT_SHAPES
-    copies: tuple[transformer.Transformer, ...] = ()
+    mesh: jax.sharding.Mesh | None = None
 
     def run(
         self,
@@ -158,8 +159,9 @@ class Writer:
         codes = self._codes(orders)
         requests = [self._request(*pair) for pair in zip(orders, codes, strict=True)]
         answers: list[np.ndarray] = []
+        every = self.vocab.grid_size
         for answers in engine.stream(
-            self.model, requests, self.vocab, self.vocab.grid_size, self.shapes
+            self.model, requests, self.vocab, every, self.shapes, self.mesh
         ):
             yield [
                 self._so_far(*each) for each in zip(orders, codes, answers, strict=True)
@@ -206,7 +208,7 @@ class Writer:
             chosen = [requests[index] for index in members]
             if beams is None:
                 found = engine.generate(
-                    self.model, chosen, self.vocab, self.shapes, report, self.copies
+                    self.model, chosen, self.vocab, self.shapes, report, self.mesh
                 )
             else:
                 found = beam.search(self.model, chosen, self.vocab, beams, self.shapes)

@@ -39,6 +39,10 @@ _MAX_SHOWN = 8  # differing fields named in an error
 _FORMER = {
     "retrieve": {"strategy": {"rule": ""}},
     "vqgan": {"features": {"inception": "", "embedder": ""}},
+    "generate": {
+        "precision": "trained",
+        "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+    },
 }
 
 

@@ -7,10 +7,13 @@
     results.jsonl           all of them in order, written last
     results.html            the same as a page
     failed.jsonl            requests that could not be fulfilled, with the reason
+    parts/00000-of-00004.json   of several hosts, one that is done: its failures
 
 A request is a line of JSON, or the config's `prompt`. Its fields are those of `Request`;
 what it does not say, the config says. A request with a result is not run again, so an
-interrupted job continues; one that fails is listed, and the others go on.
+interrupted job continues; one that fails is listed, and the others go on. The devices of
+a host share requests, and the model if it is large (`mesh`); the hosts of a pod have a
+share of the lines each.
 """
 
 from __future__ import annotations
@@ -27,8 +30,9 @@ import numpy as np
 import tqdm
 from PIL import Image
 
-from cm3leon_jax import api, storage
-from cm3leon_jax.data import pictures
+from cm3leon_jax import api, asks, sharding, storage
+from cm3leon_jax.data import hosts, pictures
+from cm3leon_jax.data.hosts import Hosts
 from cm3leon_jax.data.refusals import RefusedError
 from cm3leon_jax.decoding.sampling import Sampling
 from cm3leon_jax.jobs import folder
@@ -37,6 +41,15 @@ from cm3leon_jax.reports import results as reports
 from cm3leon_jax.upscalers import rrdb
 
 _MAX_LINE_BYTES = 1_000_000
+_MOST = 2**31 - 1
+_RANGES = {  # of whole numbers; what the model has room for is checked later
+    "n": (1, _MOST),
+    "seed": (0, _MOST),
+    "retrieve": (0, 64),
+    "max_text": (1, _MOST),
+    "num_beams": (1, _MOST),
+    "best_of": (1, asks.MAX_CANDIDATES),
+}
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -51,6 +64,8 @@ class Request:
       box: x0, y0, x1, y1 in pixels, for `infill`; or empty.
       mask: File of a picture, for `infill`: what is not black is drawn anew.
       boxes: [name, x0, y0, x1, y1] in pixels, for `layout`; or empty.
+      choices: For `scienceqa`: what to choose from; or empty.
+      hint: For `scienceqa`: what is to be known beside the question.
       n: Results; their seeds are `seed`, `seed + 1`, ...
       seed: Of the first.
       retrieve: Documents that are looked up.
@@ -76,11 +91,24 @@ class Request:
     max_text: int
     sampling: Mapping[str, float]
     mask: str = ""
+    choices: Sequence[str] = ()
+    hint: str = ""
     parts: Sequence[str | Mapping[str, str]] = ()
     turns: Sequence[str] = ()
     num_beams: int = 1
     best_of: int = 1
     mixed_with: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        for name in ("kind", "text", "picture", "mask", "hint"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be a string")
+        for name, (least, most) in _RANGES.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or not least <= value <= most:
+                raise ValueError(
+                    f"{name}={value!r} must be a whole number from {least} to {most}"
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,23 +130,33 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     """
     root = pathlib.Path(workdir)
     if folder.start(config, workdir):
-        folder.finish(workdir, _make(config, root))
+        made = _make(config, root)
+        if made is None:
+            return
+        folder.finish(workdir, made)
     if config.show:
         for line in (root / "results.jsonl").read_text().splitlines():
             print(_line(json.loads(line), root / "results"))
         print(f"\npage: {root / 'results.html'}")
 
 
-def _make(config: ml_collections.ConfigDict, root: pathlib.Path) -> dict[str, int]:
-    """Fulfils the requests, writes the lists and the page; returns how many."""
+def _make(
+    config: ml_collections.ConfigDict, root: pathlib.Path
+) -> dict[str, int] | None:
+    """Fulfils the requests; the first host writes lists and page: how many there are."""
+    own = Hosts.here()
     lines = list(_lines(config))
-    model = api.load(config.model)
+    if not lines:
+        raise ValueError(f"{config.requests} holds no requests; write one a line")
+    mesh = sharding.MeshConfig(**config.mesh.to_dict())
+    model = api.load(config.model, precision=config.precision, mesh=mesh)
     upscaler = rrdb.Upscaler.load(config.upscaler) if config.upscaler else None
     results = root / "results"
     failed: list[dict[str, Any]] = []
     todo = []
-    with tqdm.tqdm(total=len(lines), unit=" requests", desc="generate") as bar:
-        for job in _jobs(lines, config, model):
+    share = own.share(len(lines))
+    with tqdm.tqdm(total=len(share), unit=" requests", desc="generate") as bar:
+        for job in _jobs(lines, share, config, model):
             if job.ask is None:
                 failed.append({"name": job.name, "reason": job.error, **job.line})
                 _LOGGER.warning("request %s failed: %s", job.name, job.error)
@@ -130,6 +168,9 @@ def _make(config: ml_collections.ConfigDict, root: pathlib.Path) -> dict[str, in
             bar.update(job.name.endswith("_000"))
         if todo:
             _fulfil(todo, model, upscaler, results)
+    failed = _together(own, failed, root)
+    if not own.is_first:
+        return None
     made = [storage.read_json(path) for path in sorted(results.glob("*.json"))]
     _write_lines(root / "results.jsonl", made)
     _write_lines(root / "failed.jsonl", failed)
@@ -169,65 +210,82 @@ def _lines(config: ml_collections.ConfigDict) -> Iterator[Mapping[str, Any] | st
             yield line
 
 
+def _together(
+    own: Hosts, failed: list[dict[str, Any]], root: pathlib.Path
+) -> list[dict[str, Any]]:
+    """The failures of all hosts, when all are done; what others get is their own."""
+    if own.count == 1:
+        return failed
+    parts = [
+        root / "parts" / f"{index:05d}-of-{own.count:05d}.json"
+        for index in range(own.count)
+    ]
+    storage.write_json(parts[own.index], failed)
+    if not own.is_first:
+        return failed
+    hosts.wait(parts, "parts")
+    return [each for part in parts for each in storage.read_json(part)]
+
+
 def _jobs(
     lines: Sequence[Mapping[str, Any] | str],
+    share: Sequence[int],
     config: ml_collections.ConfigDict,
     model: api.Model,
 ) -> Iterator[_Job]:
-    """Every result that is wanted, checked one by one."""
-    for number, line in enumerate(lines):
-        name = f"{number:06d}"
+    """Every result that is wanted of a share of the lines, checked one by one."""
+    for number in share:
+        line, name = lines[number], f"{number:06d}"
         if isinstance(line, str):
             yield _Job(f"{name}_000", {}, error=line)
             continue
         try:
-            asks = _asks(line, config, model.writer.image_size)
-            model.check(asks[0])
+            ask, count = _ask(line, config, model.writer.image_size)
+            model.check(ask)
         except (ValueError, TypeError, RefusedError) as error:
             yield _Job(f"{name}_000", line, error=str(error))
             continue
-        for index, ask in enumerate(asks):
-            yield _Job(f"{name}_{index:03d}", line, ask)
+        for index in range(count):
+            one = dataclasses.replace(ask, seed=ask.seed + index)
+            yield _Job(f"{name}_{index:03d}", line, one)
 
 
-def _asks(
+def _ask(
     line: Mapping[str, Any], config: ml_collections.ConfigDict, image_size: int
-) -> list[api.Ask]:
+) -> tuple[api.Ask, int]:
+    """The first result that a line asks for, and how many."""
     known = [field.name for field in dataclasses.fields(Request)]
     for key in line:
         if key not in known:
             raise ValueError(f"unknown field {key!r}; {folder.nearest(key, known)}")
     request = Request(**{**config.request.to_dict(), **line})
-    if request.n < 1:
-        raise ValueError(f"n={request.n} must be at least 1")
     usual = config.sampling.to_dict()
     sampling = Sampling(**{**usual, **request.sampling})
     mixed = Sampling(**{**usual, **request.mixed_with}) if request.mixed_with else None
     given = lambda name: _given(name, config, image_size)
     mask = given(request.mask)
     parts = [x if isinstance(x, str) else given(_file(x)) for x in request.parts]
-    picture = given(request.picture)
-    return [
-        api.Ask(
-            kind=request.kind,
-            text=request.text,
-            picture=picture,
-            box=tuple(request.box) or None,
-            mask=None if mask is None else np.asarray(mask.any(axis=-1)),
-            boxes=tuple(tuple(box) for box in request.boxes),
-            seed=request.seed + index,
-            retrieve=request.retrieve,
-            keep_documents=request.keep_documents,
-            max_text=request.max_text,
-            sampling=sampling,
-            parts=tuple(parts),
-            turns=tuple(request.turns),
-            num_beams=request.num_beams,
-            best_of=request.best_of,
-            mixed_with=mixed,
-        )
-        for index in range(request.n)
-    ]
+    ask = api.Ask(
+        kind=request.kind,
+        text=request.text,
+        picture=given(request.picture),
+        box=tuple(request.box) or None,
+        mask=None if mask is None else np.asarray(mask.any(axis=-1)),
+        boxes=tuple(tuple(box) for box in request.boxes),
+        choices=tuple(request.choices),
+        hint=request.hint,
+        seed=request.seed,
+        retrieve=request.retrieve,
+        keep_documents=request.keep_documents,
+        max_text=request.max_text,
+        sampling=sampling,
+        parts=tuple(parts),
+        turns=tuple(request.turns),
+        num_beams=request.num_beams,
+        best_of=request.best_of,
+        mixed_with=mixed,
+    )
+    return ask, request.n
 
 
 def _file(part: Any) -> str:

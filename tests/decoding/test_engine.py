@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cm3leon_jax import sharding
 from cm3leon_jax.decoding import engine, grammar, loop, prompts, sampling, scoring
 from cm3leon_jax.decoding.prompts import Request
 from cm3leon_jax.decoding.sampling import Sampling
@@ -17,6 +18,8 @@ SHAPES = engine.Shapes(rows=(8,), prompt_lengths=(32,), steps=(24,), num_pieces=
 # Jitted whole: op by op, every op would be compiled by itself.
 _forward = jax.jit(lambda model, *rows: model.head(model(*rows)))
 _extend = jax.jit(lambda model, *rows: model.extend(*rows))
+_head = jax.jit(lambda model, x_BLD: model.head(x_BLD))
+_prefill = jax.jit(loop.prefill, static_argnums=3)
 
 
 def _prompt(vocab, seed, length):
@@ -85,6 +88,51 @@ def test_cached_guided_decoding_equals_the_full_forward_pass(model, vocab, lengt
         logits.append(every[len(stream) - 1 : -1])
     guided = logits[1] + 3.0 * (logits[0] - logits[1])
     np.testing.assert_array_equal(answer, vocab.image_start + guided.argmax(axis=-1))
+
+
+def _teacher_forced(model, prompts_, answer):
+    """Logits before each id of an answer, float32[R, T, V], through the cache."""
+    rows, longest = len(prompts_), max(map(len, prompts_))
+    lengths = np.array([len(prompt) for prompt in prompts_])
+    padded = np.zeros((rows, longest), np.int32)
+    for row, prompt in enumerate(prompts_):
+        padded[row, longest - len(prompt) :] = prompt
+    cache = _prefill(model, padded, lengths, longest + len(answer))
+    fed, logits = padded[:, -1:], []
+    for step, chosen in enumerate(answer):
+        x_R1D, cache = _extend(model, fed, (lengths - 1 + step)[:, None], cache)
+        logits.append(np.asarray(_head(model, x_R1D))[:, 0])
+        fed = np.full((rows, 1), chosen, np.int32)
+    return np.stack(logits, axis=1)
+
+
+def test_every_step_equals_the_full_forward_pass_at_every_batch_size(model, vocab):
+    """Left padding, a guidance row; beside them all sequences packed in one row."""
+    streams = [
+        _prompt(vocab, seed, length) for seed, length in ((1, 3), (2, 9), (3, 20))
+    ]
+    streams.append(prompts.unconditional(vocab))
+    answer = vocab.image_ids(np.arange(9)).astype(np.int32)
+    whole = [np.concatenate([stream, answer]) for stream in streams]
+    packed = [
+        np.concatenate(each)[None].astype(np.int32)
+        for each in zip(
+            *(
+                (ids, np.arange(len(ids)), np.full(len(ids), number + 1))
+                for number, ids in enumerate(whole)
+            ),
+            strict=True,
+        )
+    ]
+    full = np.asarray(_forward(model, *packed))[0]
+    ends = np.cumsum([len(ids) for ids in whole])
+    expected = np.stack([full[end - 10 : end - 1] for end in ends])
+    together = _teacher_forced(model, streams, answer)
+    np.testing.assert_allclose(together, expected, rtol=1e-5, atol=1e-5)
+    for rows in (1, 8):
+        chosen = [number % 4 for number in range(rows)]
+        other = _teacher_forced(model, [streams[number] for number in chosen], answer)
+        np.testing.assert_allclose(other, together[chosen], rtol=1e-5, atol=1e-5)
 
 
 def test_extend_with_left_padding_equals_the_full_forward_pass(model, vocab):
@@ -175,16 +223,29 @@ def test_another_length_in_the_bucket_does_not_compile_again(model, vocab):
     assert loop.decode._cache_size() == before
 
 
-def test_devices_that_share_batches_write_what_one_writes(model, vocab):
-    shapes = dataclasses.replace(SHAPES, rows=(2,))
+@pytest.mark.parametrize("axes", [{"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}])
+def test_a_mesh_of_8_devices_writes_what_one_writes(model, vocab, axes):
+    """Rows shared out; and the model cut, too: two heads on as many devices."""
+    mesh = sharding.make_mesh(sharding.MeshConfig(**{"fsdp": 1} | axes))
+    placed = engine.place(model, mesh)
+    cut = placed.blocks[0].up_DF[...].addressable_shards[0].data.size
+    assert cut * mesh.size == model.blocks[0].up_DF[...].size * axes["data"]
     requests = _requests(vocab, range(7))
-    copies = [jax.device_put(model, device) for device in jax.devices()[1:3]]
+    if "tensor" in axes:
+        requests += _requests(vocab, (0, 3, 6), Sampling(guidance=3.0))
     finished = []
-    shared = engine.generate(model, requests, vocab, shapes, finished.append, copies)
-    alone = engine.generate(model, requests, vocab, shapes)
-    assert sum(finished) == 7
+    shapes = dataclasses.replace(SHAPES, rows=(6,))  # rounded up to 8
+    shared = engine.generate(placed, requests, vocab, shapes, finished.append, mesh)
+    alone = engine.generate(model, requests, vocab, SHAPES)
+    assert sum(finished) == len(requests)
     for one, other in zip(shared, alone, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_model_that_a_mesh_cannot_cut_is_refused(model):
+    mesh = sharding.make_mesh(sharding.MeshConfig(data=2, fsdp=1, tensor=4))
+    with pytest.raises(ValueError, match="heads=2 must be a multiple of.*tensor=4"):
+        engine.place(model, mesh)
 
 
 def test_samples_that_share_their_prompt_are_those_that_do_not(model, vocab):

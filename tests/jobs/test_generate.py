@@ -1,14 +1,16 @@
 """Files of requests: results with provenance, resumed, failures survived."""
 
+import dataclasses
 import io
 import json
+import random
 
 import numpy as np
 import pytest
 from flax import nnx
 from PIL import Image
 
-from cm3leon_jax import api
+from cm3leon_jax import api, sharding
 from cm3leon_jax.decoding.writer import Result
 from cm3leon_jax.jobs import folder, generate
 from cm3leon_jax.models import super_resolution
@@ -36,7 +38,7 @@ class FakeWriter:
             if order.turns
             else Result(text="words")
             if order.wants_text
-            else Result(picture=np.full((8, 8, 3), order.seed, np.uint8))
+            else Result(picture=np.full((8, 8, 3), order.seed % 256, np.uint8))
             for order in orders
         ]
 
@@ -47,7 +49,13 @@ class FakeWriter:
 @pytest.fixture
 def writer(monkeypatch):
     writer = FakeWriter()
-    monkeypatch.setattr(api, "load", lambda path: api.Model(writer, "abc"))
+    writer.asked = {}
+
+    def load(path, **how):
+        writer.asked |= how
+        return api.Model(writer, "abc")
+
+    monkeypatch.setattr(api, "load", load)
     return writer
 
 
@@ -132,6 +140,79 @@ def test_a_line_may_have_a_mask_turns_and_beams(tmp_path, writer):
     assert inside["turns"] == ["text", "picture"]
     failed = (tmp_path / "out" / "failed.jsonl").read_text()
     assert "a part is a text or" in failed
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_line_stops_the_others(tmp_path, writer, seed):
+    """Fields of every JSON type, the right one or not; the last line is a request."""
+    rng = random.Random(seed)
+    values = [None, True, -1, 0.5, 10**9, "", "a", "given.png", [], [1], ["a", 2], {}]
+    values += [{"a": 1}, {"temperature": "x"}, [["a", 1]], [0, 0, 9, 9], "edges"]
+    names = [field.name for field in dataclasses.fields(generate.Request)]
+    lines = [
+        {name: rng.choice(values) for name in rng.sample(names, rng.randint(1, 4))}
+        for _ in range(200)
+    ]
+    lines = [line | {"n": 1} for line in lines]
+    config = _config(tmp_path, [*lines, GOOD[1]])
+    generate.run(config, str(tmp_path / "out"))
+    found = folder.summary(str(tmp_path / "out"))
+    assert found["num_results"] + found["num_failed"] == 201
+    assert (tmp_path / "out" / "results" / "000200_000.json").exists()
+    failed = (tmp_path / "out" / "failed.jsonl").read_text().splitlines()
+    reasons = [json.loads(line)["reason"] for line in failed]
+    assert all(reason and "\n" not in reason for reason in reasons)
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ({"text": 5}, "text=5 must be a string"),
+        ({"text": "a", "n": 0}, "n=0 must be a whole number from 1"),
+        ({"text": "a", "seed": 1.5}, "seed=1.5 must be a whole number from 0"),
+        ({"text": "a", "choices": ["b", "c"]}, "'scienceqa'"),
+    ],
+)
+def test_a_line_of_wrong_values_says_which(tmp_path, writer, line, what):
+    with pytest.raises(ValueError, match=what):
+        generate.run(_config(tmp_path, [line]), str(tmp_path / "out"))
+
+
+def test_hosts_share_the_lines_and_the_first_writes_the_list(
+    tmp_path, writer, monkeypatch
+):
+    config = _config(tmp_path, [*GOOD, BAD[0], *GOOD])
+    generate.run(config, str(tmp_path / "alone"))
+    monkeypatch.setenv("CM3LEON_HOSTS", "3")
+    for index in (2, 1, 0):
+        monkeypatch.setenv("CM3LEON_HOST", str(index))
+        before = writer.num_orders
+        generate.run(config, str(tmp_path / "out"))
+        assert writer.num_orders > before
+    for name in ("results.jsonl", "failed.jsonl", "results.html"):
+        expected = (tmp_path / "alone" / name).read_bytes()
+        assert (tmp_path / "out" / name).read_bytes() == expected
+
+
+def test_the_config_says_how_precise_and_on_which_devices(tmp_path, writer):
+    config = _config(tmp_path, GOOD)
+    config.precision, config.mesh.tensor = "int8", 2
+    generate.run(config, str(tmp_path / "out"))
+    assert writer.asked["precision"] == "int8"
+    assert writer.asked["mesh"] == sharding.MeshConfig(data=-1, fsdp=1, tensor=2)
+
+
+def test_a_folder_of_a_time_without_these_fields_is_gone_on_with(tmp_path, writer):
+    config = _config(tmp_path, GOOD)
+    generate.run(config, str(tmp_path / "out"))
+    path = tmp_path / "out" / "config.json"
+    former = json.loads(path.read_text())
+    path.write_text(
+        json.dumps({k: former[k] for k in former.keys() - {"mesh", "precision"}})
+    )
+    before = writer.num_orders
+    generate.run(config, str(tmp_path / "out"))
+    assert writer.num_orders == before
 
 
 def test_an_interrupted_job_continues(tmp_path, writer):
