@@ -141,7 +141,8 @@ def test_pixels_equal_the_processor_of_transformers(size):
         crop_size={"height": size, "width": size},
         do_normalize=False,
     )
-    for seed, shape in enumerate([*SHAPES, (480, 640), (333, 500), (225, 223)]):
+    odd = np.random.default_rng(0).integers(5, 400, (300, 2)).tolist()
+    for seed, shape in enumerate([*SHAPES, (480, 640), (333, 500), (225, 223), *odd]):
         picture = _picture(*shape, seed)
         theirs = processor(picture, return_tensors="np")["pixel_values"][0]
         ours = embedder.fit(picture[None], size)[0].transpose(2, 0, 1) / 255
