@@ -7,6 +7,7 @@ import subprocess
 import sys
 from concurrent import futures
 
+import jax
 import ml_collections
 import numpy as np
 import pytest
@@ -29,8 +30,11 @@ SIZES = {"train": 24, "validation": 6, "test": 5, "bank": 7}
 
 
 @pytest.fixture(autouse=True)
-def small_batches(monkeypatch):
+def small_searches(request, monkeypatch):
+    """Few queries on one device, which compile soon; one test has the bank on all."""
     monkeypatch.setattr(data_retrieve, "_BATCH", 16)
+    if request.function is not test_what_is_between_is_deleted:
+        monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
 
 
 def _unit(rng):
