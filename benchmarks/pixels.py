@@ -93,7 +93,7 @@ def weights_for(config):
 
 def theirs(model, naming, module_class, config_class):
     """Their module with our weights."""
-    fields = convert._their_config(model.config, naming)
+    fields = convert.their_config(model.config, naming)
     fields.pop("model_type")
     module = module_class(config_class(**fields)).eval()
     state = {
