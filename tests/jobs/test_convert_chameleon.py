@@ -26,7 +26,9 @@ def _convert(direction, source, target, **fields):
     convert.run(config, f"{target}-work")
 
 
-@pytest.fixture(scope="module", params=chameleon_models.SHAPES)
+@pytest.fixture(
+    scope="module", params=["7b", pytest.param("30b", marks=pytest.mark.slow)]
+)
 def public(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param) / "public"
     tensors, pixels = chameleon_models.write_folder(folder, request.param)
