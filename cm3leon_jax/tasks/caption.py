@@ -3,14 +3,16 @@
 The text stands before the picture, so at test time it is an infill. Short captions are
 the row's `text`; long ones its `text_long`, or its caption with its keywords. (A space
 opens the target, so that its first word is the piece that it is inside a sentence.)
-The four data sets of the paper are `coco`, `flickr30k`, `paragraph`, `narratives`.
+The four data sets of the paper are `coco`, `flickr30k`, `paragraph`, `narratives`: each
+its words and a line, `examples, prompt, parse = caption.task(...)`.
 
 Source: CM3Leon, arXiv:2309.02591, Table 5.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -59,6 +61,49 @@ def examples(
         templates=(LONG_TEMPLATES if is_long else TEMPLATES)[:num_templates],
         image_first_share=image_first_share,
     )
+
+
+def task(
+    name: str, templates: Sequence[str], *, is_long: bool = False
+) -> tuple[
+    Callable[..., list[Example]],
+    Callable[[np.ndarray], tuple[Part | Hole, ...]],
+    Callable[[str], str],
+]:
+    """Returns `examples`, `prompt` and `parse` of a data set of described pictures.
+
+    Args:
+      name: The task.
+      templates: What may stand before the text.
+      is_long: Whether the text is the row's longer one, where it has one.
+    """
+
+    def examples(
+        row: TaskRow,
+        rng: np.random.Generator,
+        *,
+        num_templates: int = len(templates),
+        image_first_share: float = 0.0,
+    ) -> list[Example]:
+        """One example a row with text.
+
+        Args:
+          row: The picture and its text.
+          rng: Chooses the template.
+          num_templates: The first so many templates are used.
+          image_first_share: Chance that the picture stands before the text.
+        """
+        text = (long_caption(row) if is_long else "") or row.text
+        return described(
+            row,
+            rng,
+            name=name,
+            text=text,
+            templates=templates[:num_templates],
+            image_first_share=image_first_share,
+        )
+
+    return examples, functools.partial(asked, templates[0]), parse
 
 
 def described(

@@ -2,7 +2,7 @@
 
 At test time the answer is an infill before the full stop. Of several people's answers
 the most frequent is the target. The three data sets of the paper are `vqa2`, `vizwiz`,
-`okvqa`.
+`okvqa`: each its words and a line, `examples = vqa.task(NAME)`.
 
 Source: CM3Leon, arXiv:2309.02591, Table 5.
 """
@@ -10,7 +10,7 @@ Source: CM3Leon, arXiv:2309.02591, Table 5.
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ READERS = ("imagefolder",)
 NUM_EXAMPLES = 0  # not a row of the paper's table by itself
 METRIC = "vqa_accuracy"
 OTHERS = ()
+UNANSWERABLE = "unanswerable"
 # What stands before and after the answer, which brings its own leading space.
 TEMPLATES = (
     ("Question: {question} Answer:", "."),
@@ -56,43 +57,49 @@ def examples(
     return made
 
 
-def answered(
-    row: TaskRow,
-    rng: np.random.Generator,
-    *,
-    name: str,
-    num_templates: int,
-    every_template: bool,
-    image_first_share: float,
-) -> list[Example]:
-    """Examples of a row whose questions were answered by several people.
+def task(name: str) -> Callable[..., list[Example]]:
+    """Returns `examples` of a data set whose questions several people answered."""
 
-    Args:
-      row: The picture, with a column `questions` of `{"question", "answers": [...]}`;
-        a question without answers makes no example.
-      rng: Chooses the template, and the order if that is by chance.
-      name: The task.
-      num_templates: The first so many templates are used.
-      every_template: An example of each template, instead of one at random.
-      image_first_share: Chance that the picture stands before the text.
+    def examples(
+        row: TaskRow,
+        rng: np.random.Generator,
+        *,
+        num_templates: int = len(TEMPLATES),
+        every_template: bool = False,
+        image_first_share: float = 0.0,
+        keep_unanswerable: bool = True,
+    ) -> list[Example]:
+        """Examples of the row's questions; one without answers makes none.
 
-    Raises:
-      ValueError: If a question is empty, or answers are no strings.
-    """
-    made = []
-    for index, asked in enumerate(row.columns.get("questions") or ()):
-        question, answers = _several(asked, row.id)
-        if not answers:
-            continue
-        count = min(num_templates, len(TEMPLATES))
-        chosen = range(count) if every_template else [int(rng.integers(count))]
-        target = Target(f" {most_frequent(answers)}")
-        for number in chosen:
-            parts = (*_parts(question, number, target), row.picture)
-            if image_first_share and rng.random() < image_first_share:
-                parts = (row.picture, *parts[:-1])
-            made.append(row.example(name, f"#{index}.{number}", *parts))
-    return made
+        Args:
+          row: The picture, with a column `questions` of `{"question", "answers": [...]}`
+            each, or with one `"answer"`.
+          rng: Chooses the template, and the order if that is by chance.
+          num_templates: The first so many templates are used.
+          every_template: An example of each template, instead of one at random.
+          image_first_share: Chance that the picture stands before the text.
+          keep_unanswerable: Whether questions are kept that most people could not
+            answer; the official metric of VizWiz asks for them.
+
+        Raises:
+          ValueError: If a question is empty, or answers are no strings.
+        """
+        made = []
+        for index, asked in enumerate(row.columns.get("questions") or ()):
+            question, answers = _several(asked, row.id)
+            answer = most_frequent(answers) if answers else UNANSWERABLE
+            if not answers or (answer == UNANSWERABLE and not keep_unanswerable):
+                continue
+            count = min(num_templates, len(TEMPLATES))
+            chosen = range(count) if every_template else [int(rng.integers(count))]
+            for number in chosen:
+                parts = (*_parts(question, number, Target(f" {answer}")), row.picture)
+                if image_first_share and rng.random() < image_first_share:
+                    parts = (row.picture, *parts[:-1])
+                made.append(row.example(name, f"#{index}.{number}", *parts))
+        return made
+
+    return examples
 
 
 def most_frequent(answers: Sequence[str]) -> str:
@@ -118,7 +125,7 @@ def _several(asked: Any, where: str) -> tuple[str, list[str]]:
     question = asked.get("question") if isinstance(asked, dict) else None
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"a question of {where} is empty; write it or delete the row")
-    answers = asked.get("answers") or []
+    answers = asked.get("answers") or list(filter(None, [asked.get("answer")]))
     if not all(isinstance(answer, str) for answer in answers):
         raise ValueError(f"the answers of {where} must be strings")
     return question.strip(), [one.strip() for one in answers if one.strip()]
