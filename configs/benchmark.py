@@ -58,6 +58,8 @@ def get_config(arg=None):
     config = ml_collections.ConfigDict()
     config.job = "evaluate"
     config.model = ""  # folder of a training job
+    # Devices of a host: they share requests (data) and the model (fsdp, tensor).
+    config.mesh = dict(data=-1, fsdp=1, tensor=1)
     config.benchmark = dict(
         name=name,
         task=task,  # a file of cm3leon_jax/tasks; pair draws from captions
@@ -111,4 +113,5 @@ def _sampling(is_drawing):
         contrast_k=0,
         contrast_alpha=0.5,
         amateur_temperature=1.0,
+        rule="",  # a file of cm3leon_jax/decoding/rules
     )

@@ -10,6 +10,7 @@ image tokenizer's decoder comes by `configs/convert_pixels.py`. An interrupted c
 Usage:
     cm3leon --config configs/convert.py:to_hf --workdir runs/to_hf \
         --config.source=runs/quickstart --config.target=runs/hf
+    cm3leon --config configs/convert.py:to_hf ... --config.evaluations="('runs/vqa2',)"
     cm3leon --config configs/convert.py:from_hf --workdir runs/from_hf \
         --config.source=runs/hf --config.target=runs/again
     cm3leon --config configs/convert.py:from_hf --workdir runs/from_chameleon \
@@ -35,4 +36,6 @@ def get_config(arg=None):
     config.upscaler = ""  # folder of a super-resolution network to put beside, to_hf
     # Folder of Chameleon's image tokenizer with its decoder, from_hf: the port has none.
     config.image_tokenizer = ""
+    # Folders of finished benchmarks, whose numbers, by group too, the card's limits say.
+    config.evaluations = ()
     return config

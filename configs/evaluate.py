@@ -24,6 +24,8 @@ def get_config(arg=None):
     config = ml_collections.ConfigDict()
     config.job = "evaluate"
     config.model = ""  # folder of a training job
+    # Devices of a host: they share requests (data) and the model (fsdp, tensor).
+    config.mesh = dict(data=-1, fsdp=1, tensor=1)
     config.pictures = dict(folder="")  # the built-in scenes, or a person's own
     config.splits = common.splits(small)  # where the folder has no split folders
     config.num_shown = 24  # samples of a number that are kept with their pictures
@@ -38,6 +40,8 @@ def get_config(arg=None):
             "layouts",
             "segmentations",
             "text_infills",
+            # Scenes of the small worlds have no signs.
+            *(() if small else ("relations", "writing")),
         ),
         num_cases=300,
         num_samples=8,  # of which the bi-encoder picks one
@@ -53,6 +57,7 @@ def get_config(arg=None):
         contrast_k=4, contrast_alpha=0.3, amateur_temperature=2.0
     )
     config.varied = _sampling(temperature=0.8)
+    config.mixed = _sampling(temperature=0.8)  # every second one of `samples`
     config.loader = dict(  # of the perplexity
         max_length=256 if small else 4_096,
         batch_size=16,
@@ -86,6 +91,7 @@ def _sampling(**changes):
             contrast_k=0,  # 0 is off
             contrast_alpha=0.5,
             amateur_temperature=1.0,
+            rule="",  # a file of cm3leon_jax/decoding/rules
         )
         | changes
     )

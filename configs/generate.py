@@ -78,5 +78,6 @@ def get_config(arg=None):
         contrast_k=0,  # 0 is off
         contrast_alpha=0.5,
         amateur_temperature=1.0,
+        rule="",  # a file of cm3leon_jax/decoding/rules
     )
     return config

@@ -39,6 +39,7 @@ def get_config(arg=None):
         contrast_k=0,
         contrast_alpha=0.5,
         amateur_temperature=1.0,
+        rule="",  # a file of cm3leon_jax/decoding/rules
     )
     config.shapes = dict(  # padded shapes; each is compiled once
         rows=(64,), prompt_lengths=(256, 1_280), steps=(128,), num_pieces=(8,)

@@ -24,6 +24,7 @@ class Provenance:
       weights: Digest of the source's weights.
       text_tokenizer: Digest, empty if there is none; likewise `image_tokenizer`.
       data: Markdown of the training data's card, empty if there is none.
+      limits: Markdown of what was measured, by group too; empty if nothing was.
       version: Of the program.
     """
 
@@ -33,6 +34,7 @@ class Provenance:
     text_tokenizer: str = ""
     image_tokenizer: str = ""
     data: str = ""
+    limits: str = ""
     version: str = ""
 
 
@@ -128,10 +130,11 @@ def _tokens(vocab: Vocab) -> str:
     )
 
 
-def ends(origin: Provenance, licence: str) -> tuple[str, str]:
-    """The last sections of a card: of the data, of licence and provenance."""
+def ends(origin: Provenance, licence: str) -> tuple[str, str, str]:
+    """The last sections of a card: limits, data, licence and provenance."""
+    limits = f"## Known limits\n\n{_LIMITS}\n\n{origin.limits.strip() or _NO_LIMITS}"
     data = f"## Training data\n\n{origin.data.strip() or _NO_DATA}"
-    return data, _provenance(origin, licence)
+    return limits, data, _provenance(origin, licence)
 
 
 def _provenance(origin: Provenance, licence: str) -> str:
@@ -149,6 +152,13 @@ def _provenance(origin: Provenance, licence: str) -> str:
     )
 
 
+_LIMITS = (
+    "A model trained on pictures and captions carries their bias: who and what they show"
+    " often is drawn often, and what they seldom show is drawn and described worse. Text"
+    " in pictures, counting and relations are weak in models of this kind. Measure the"
+    " groups that matter to you before you show drawings to people."
+)
+_NO_LIMITS = "Nothing was measured by group (`evaluations` of the conversion)."
 _NO_DATA = "No data card came with the run."
 _CODE_NOTE = (
     "`pixels.py` (PyTorch, one file, beside the weights) turns pictures into codes and"

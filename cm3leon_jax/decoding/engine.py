@@ -2,7 +2,8 @@
 
 One compiled function (`loop`) runs the prompts and then a loop of single steps. What
 varies from call to call (prompts, plans, seeds, scales) is data. What is compiled anew:
-the padded shape (`Shapes`), how many streams there are, and whether ids are filtered.
+the padded shape (`Shapes`), how many streams there are, whether ids are filtered, and a
+rule of one's own.
 
 A row's noise comes from its own seed and step, and no computation mixes rows, so a
 request's answer is the same whatever else is in a batch of the same padded shape.
@@ -178,6 +179,7 @@ def check(request: Request, vocab: Vocab, shapes: Shapes, max_length: int) -> lo
         num_streams=len(request.streams),
         is_contrast=request.sampling.contrast_k > 0,
         is_filtered=request.sampling.is_filtered,
+        rule=request.sampling.rule,
         prompt_length=smallest(longest, shapes.prompt_lengths, "prompt ids"),
         num_steps=smallest(num_steps, shapes.steps, "new ids"),
         num_pieces=smallest(len(request.plan), shapes.num_pieces, "plan pieces"),

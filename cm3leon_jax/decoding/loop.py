@@ -38,6 +38,7 @@ class Kind:
       num_streams: Prompts a request.
       is_contrast: Whether two streams are contrasted instead of guided.
       is_filtered: Whether some ids are kept from being drawn.
+      rule: That changes the logits of all of them, see `Sampling`.
       prompt_length: Ids of the padded prompts.
       num_steps: The most new ids.
       num_pieces: Pieces of the padded plans.
@@ -48,6 +49,7 @@ class Kind:
     num_streams: int
     is_contrast: bool
     is_filtered: bool
+    rule: str
     prompt_length: int
     num_steps: int
     num_pieces: int
@@ -262,7 +264,12 @@ def _choose(
         # Rows that are not asked keep every id: their logits stay finite.
         allowed_BV = grammar.allowed(now, ids_V) | ~is_asked_B[:, None]
         steered_BV = sampling.steer(
-            logits_SBV, allowed_BV, settings, kind.is_contrast, kind.is_filtered
+            logits_SBV,
+            allowed_BV,
+            settings,
+            kind.is_contrast,
+            kind.is_filtered,
+            kind.rule,
         )
         noise_BV = jax.vmap(lambda key: jax.random.gumbel(key, ids_V.shape))(keys_B)
         is_greedy_B = settings.temperature_B == 0

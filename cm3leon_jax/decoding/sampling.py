@@ -2,7 +2,7 @@
 
 `Sampling` is what a person sets. `table` lays the settings of a batch out as arrays, so
 that other numbers need no other compiled function, and `steer` applies them: streams to
-one, temperature, filters, in this order.
+one, temperature, a rule of its own (`decoding/rules/`), filters, in this order.
 
 Letters: B rows, S streams, V the ids at hand.
 """
@@ -10,6 +10,8 @@ Letters: B rows, S streams, V the ids at hand.
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import pkgutil
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cm3leon_jax.decoding import logits
+from cm3leon_jax.decoding import logits, rules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +35,10 @@ class Sampling:
       contrast_k: Contrastive CD-K's k; 0 is off.
       contrast_alpha: Share of the k-th probability that an id must reach, in [0, 1].
       amateur_temperature: Temperature of the stream without text, for CD-K.
+      rule: A file of `decoding/rules/` that changes the logits; empty for none.
 
     Raises:
-      ValueError: If a value is out of range, or CD-K meets guidance.
+      ValueError: If a value is out of range, the rule is unknown, or CD-K meets guidance.
     """
 
     temperature: float = 1.0
@@ -46,9 +49,10 @@ class Sampling:
     contrast_k: int = 0
     contrast_alpha: float = 0.5
     amateur_temperature: float = 1.0
+    rule: str = ""
 
     def __post_init__(self):
-        rules = (
+        ranges = (
             ("temperature", self.temperature >= 0, "at least 0"),
             ("top_k", self.top_k >= 0, "at least 0 (0 keeps all)"),
             ("top_p", 0 < self.top_p <= 1, "in (0, 1]"),
@@ -58,9 +62,14 @@ class Sampling:
             ("guidance", np.isfinite(self.guidance), "finite"),
             ("image_guidance", np.isfinite(self.image_guidance), "finite"),
         )
-        for name, is_right, what in rules:
+        for name, is_right, what in ranges:
             if not is_right:
                 raise ValueError(f"{name}={getattr(self, name)} must be {what}")
+        if self.rule:
+            known = [one.name for one in pkgutil.iter_modules(rules.__path__)]
+            if self.rule not in known:
+                text = f"sampling.rule={self.rule!r} is unknown; known: {known}"
+                raise ValueError(text)
         if self.contrast_k and self.is_guided:
             raise ValueError(
                 f"contrast_k={self.contrast_k} and guidance={self.guidance} both use"
@@ -112,6 +121,7 @@ def steer(
     settings: Table,
     is_contrast: bool,
     is_filtered: bool,
+    rule: str = "",
 ) -> jax.Array:
     """Returns the logits that an id is drawn from.
 
@@ -121,6 +131,7 @@ def steer(
       settings: Of the batch.
       is_contrast: Two streams are contrasted, not guided; static.
       is_filtered: Some row has a top-k or top-p; static, it saves the sorting.
+      rule: Of all rows; static.
 
     Returns:
       float32[B, V], -inf where not allowed or filtered.
@@ -150,6 +161,10 @@ def steer(
                 settings.image_guidance_B,
             )
         steered_BV = jnp.where(allowed_BV, steered_BV / temperature_B1, -jnp.inf)
+    if rule:
+        steered_BV = importlib.import_module(f"{rules.__name__}.{rule}").steer(
+            steered_BV
+        )
     if is_filtered:
         steered_BV = logits.keep_top_k(steered_BV, settings.top_k_B)
         steered_BV = logits.keep_top_p(steered_BV, settings.top_p_B)

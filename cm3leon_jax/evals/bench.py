@@ -37,6 +37,7 @@ class SceneEvalConfig:
       writing: For texts.
       guided: For `objects_guided`. Likewise `contrastive`.
       varied: For the drawings of which one is picked.
+      mixed: For every second one of `samples`.
       max_caption: Most text ids of a caption.
       max_answer: Most text ids of an answer.
       coordinates: Steps a side in layouts, as the shards were made with.
@@ -51,6 +52,7 @@ class SceneEvalConfig:
     guided: Sampling
     contrastive: Sampling
     varied: Sampling
+    mixed: Sampling
     max_caption: int
     max_answer: int
     coordinates: int
@@ -121,13 +123,14 @@ class Bench:
         sampling: Sampling,
         neighbours: Sequence[tuple[int, ...]] | None = None,
         hidden: Sequence[np.ndarray] | None = None,
+        first_seed: int = 0,
     ) -> tuple[np.ndarray, list[Scene]]:
         """Pictures uint8[N, Y, X, 3], one an order, and what the judge reads."""
         orders = [
             Order(
                 parts=each,
                 sampling=sampling,
-                seed=self.config.seed + index,
+                seed=self.config.seed + first_seed + index,
                 documents=tuple(
                     self.document(place)
                     for place in (neighbours[index] if neighbours else ())

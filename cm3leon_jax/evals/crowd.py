@@ -167,6 +167,51 @@ def with_texts(
     return found
 
 
+def by_group(
+    drawn_NE: np.ndarray, text_NE: np.ndarray, groups: Sequence[str], name: str
+) -> dict[str, float]:
+    """Returns the CLIP score of every group's drawings, as `{name}/{group}`.
+
+    Args:
+      drawn_NE: float[N, E], unit vectors of drawn pictures.
+      text_NE: float[N, E], of the captions.
+      groups: Of each drawing; empty where there is none.
+      name: Of the bi-encoder.
+    """
+    found: dict[str, float] = {}
+    for group in sorted(set(groups) - {""}):
+        own_N = np.array([one == group for one in groups])
+        scores = with_texts(drawn_NE[own_N], None, text_NE[own_N], name)
+        found[f"num_cases/{group}"] = float(own_N.sum())
+        found |= {f"{key}/{group}": value for key, value in scores.items()}
+    return found
+
+
+def shares(
+    drawn_NE: np.ndarray,
+    real_NE: np.ndarray,
+    prompt_GE: np.ndarray,
+    prompts: Sequence[str],
+) -> dict[str, float]:
+    """Returns how many drawn pictures, and how many of the data, each prompt is nearest.
+
+    A model trained on pictures carries their bias; where `share_drawn` leaves
+    `share_data` behind, it makes it stronger.
+
+    Args:
+      drawn_NE: float[N, E], unit vectors of drawn pictures.
+      real_NE: float[M, E], of the data's.
+      prompt_GE: float[G, E], of descriptions of the groups.
+      prompts: Their G texts.
+    """
+    found: dict[str, float] = {}
+    for side, seen_NE in (("drawn", drawn_NE), ("data", real_NE)):
+        nearest_N = (seen_NE @ prompt_GE.T).argmax(axis=1)
+        for index, prompt in enumerate(prompts):
+            found[f"share_{side}/{prompt}"] = float((nearest_N == index).mean())
+    return found
+
+
 def check_judge(num_samples: int, reranker: str, judge: str) -> None:
     """Refuses a judge that picked the drawings itself.
 
@@ -189,11 +234,3 @@ def _batches(pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
             batch = []
     if batch:
         yield np.stack(batch)
-
-
-def counts(values: Sequence[str]) -> dict[str, float]:
-    """Returns the share of each value: of what data show, or drawn pictures."""
-    found: dict[str, float] = {}
-    for value in values:
-        found[value] = found.get(value, 0.0) + 1 / len(values)
-    return dict(sorted(found.items()))

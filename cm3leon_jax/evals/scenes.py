@@ -5,10 +5,15 @@ stands beside the best guess that needs no prompt (`guess`). What is measured:
 
     objects     share of requested objects read back with right colour, shape, place;
                 also guided, contrastive, and the best of n by the bi-encoder
+    drawings    the same, drawn in one way alone
+    samples     the best of 1, 2, 4, ... n, of one way of drawing or of two
+    relations   share of pairs of objects that stand to each other as asked
+    writing     the words of a sign, of scenes that have one
     captions    every object and attribute right
     answers     exact match
     edits       the asked change made and the rest kept
     infills     the hidden object right; its pixels are blanked before encoding
+    layouts     as `objects`, from boxes; `layouts_iou`, how the boxes overlap
     emblems_n   devices that no training row shows, with n documents retrieved by the
                 words of the prompt alone; `emblems_shuffled` with wrong documents
 
@@ -18,8 +23,9 @@ stands beside the best guess that needs no prompt (`guess`). What is measured:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -30,7 +36,10 @@ from cm3leon_jax.evals.bench import Bench, Case, Outcome, Sample
 from cm3leon_jax.scenes import annotations, edits, judge, language, scores
 from cm3leon_jax.scenes.world import Scene
 from cm3leon_jax.tasks import edit, layout, pair, segmentation
+from cm3leon_jax.tasks import writing as writing_task
 from cm3leon_jax.tasks.row import Box
+
+_SECOND_HALF = 2**20  # between the seeds of the two halves of `samples`
 
 
 def evaluate(
@@ -111,6 +120,59 @@ def objects(bench: Bench, cases: Sequence[Case]) -> Outcome:
         )
     ]
     return metrics, samples
+
+
+def drawings(bench: Bench, cases: Sequence[Case]) -> Outcome:
+    """Drawing from text, by `drawing` alone."""
+    parts = [pair.prompt(case.text) for case in cases]
+    return _drawn(bench, cases, parts, {"drawings": scores.objects})
+
+
+def samples(bench: Bench, cases: Sequence[Case]) -> Outcome:
+    """Drawing from text, the best of 1, 2, 4, ... by the bi-encoder.
+
+    Every second drawing is by `mixed`, the others by `varied`; the paper's best mixture
+    is top-p and CD-K.
+    """
+    most = bench.config.num_samples
+    texts, asked = [case.text for case in cases], [case.scene for case in cases]
+    size = (bench.world.image_size, bench.world.image_size, 3)
+    pictures = np.empty((len(cases), most, *size), np.uint8)
+    for half in range(min(2, most)):
+        sampling = (bench.config.varied, bench.config.mixed)[half]
+        parts = [pair.prompt(text) for text in texts for _ in range(half, most, 2)]
+        drawn, _ = bench.draw(parts, sampling, first_seed=half * _SECOND_HALF)
+        pictures[:, half::2] = drawn.reshape(len(cases), -1, *size)
+    near = rerank.similarities(texts, pictures, bench.embed_text, bench.embed_pictures)
+    metrics, shown, count = {}, [], 1
+    while count <= most:
+        key = f"samples_best_of_{count}"
+        chosen = pictures[np.arange(len(cases)), near[:, :count].argmax(axis=1)]
+        read = judge.read_all(chosen, bench.world)
+        metrics |= chance.measured(key, scores.objects, asked, read, asked)
+        shown = _drawings(key, bench, cases, chosen, read, scores.objects)
+        count *= 2
+    return metrics, shown
+
+
+def relations(bench: Bench, cases: Sequence[Case]) -> Outcome:
+    """Drawing scenes of several objects: how they stand to each other."""
+    several = [case for case in cases if len(case.scene.things) > 1]
+    parts = [pair.prompt(case.text) for case in several]
+    return _drawn(bench, several, parts, {"relations": scores.relations})
+
+
+def writing(bench: Bench, cases: Sequence[Case]) -> Outcome:
+    """Drawing signs from their words alone; the row does not count.
+
+    Raises:
+      ValueError: If no case has a sign.
+    """
+    signs = [case for case in cases if case.scene.sign is not None]
+    if not signs:
+        raise ValueError("no scene has a sign (world.sign_prob); leave out `writing`")
+    parts = [writing_task.prompt(case.scene.sign.text) for case in signs]
+    return _drawn(bench, signs, parts, {"writing": scores.words})
 
 
 def edited(bench: Bench, cases: Sequence[Case]) -> Outcome:
@@ -214,7 +276,9 @@ def layouts(bench: Bench, cases: Sequence[Case]) -> Outcome:
         parts.append(
             layout.prompt(case.text, boxes, coordinates=bench.config.coordinates)
         )
-    return _drawn("layouts", bench, cases, parts)
+    overlaps = functools.partial(scores.overlaps, world=bench.world)
+    asked = {"layouts": scores.objects, "layouts_iou": overlaps}
+    return _drawn(bench, cases, parts, asked)
 
 
 def segmentations(bench: Bench, cases: Sequence[Case]) -> Outcome:
@@ -225,11 +289,15 @@ def segmentations(bench: Bench, cases: Sequence[Case]) -> Outcome:
         )
         for case in cases
     ]
-    return _drawn("segmentations", bench, cases, parts)
+    return _drawn(bench, cases, parts, {"segmentations": scores.objects})
 
 
 PARTS: dict[str, Callable[[Bench, Sequence[Case]], Outcome]] = {
     "objects": objects,
+    "drawings": drawings,
+    "samples": samples,
+    "relations": relations,
+    "writing": writing,
     "captions": descriptions.captions,
     "answers": descriptions.answers,
     "edits": edited,
@@ -242,12 +310,19 @@ PARTS: dict[str, Callable[[Bench, Sequence[Case]], Outcome]] = {
 
 
 def _drawn(
-    key: str, bench: Bench, cases: Sequence[Case], parts: Sequence[tuple]
+    bench: Bench,
+    cases: Sequence[Case],
+    parts: Sequence[tuple],
+    asked_for: Mapping[str, chance.Score],
 ) -> Outcome:
+    """Numbers of one drawing a case, by name; the first is the samples' too."""
     pictures, read = bench.draw(parts, bench.config.drawing)
     asked = [case.scene for case in cases]
-    samples = _drawings(key, bench, cases, pictures, read, scores.objects)
-    return chance.measured(key, scores.objects, asked, read, asked), samples
+    metrics, (first, *_) = {}, asked_for
+    for key, score in asked_for.items():
+        metrics |= chance.measured(key, score, asked, read, asked)
+    score = asked_for[first]
+    return metrics, _drawings(first, bench, cases, pictures, read, score)
 
 
 def _drawings(

@@ -30,15 +30,16 @@ from cm3leon_jax.data.hosts import Hosts
 from cm3leon_jax.data.refusals import Refusals
 from cm3leon_jax.data.sources import inputs
 from cm3leon_jax.data.sources.row import Row, SourceConfig
-from cm3leon_jax.decoding import engine, rerank
+from cm3leon_jax.decoding import rerank
 from cm3leon_jax.decoding.sampling import Sampling
 from cm3leon_jax.decoding.writer import Order
 from cm3leon_jax.documents.document import Document
-from cm3leon_jax.evals import benchmark, crowd, distances
-from cm3leon_jax.jobs import folder, resumption
+from cm3leon_jax.evals import benchmark, crowd
+from cm3leon_jax.jobs import drawings, folder, models, resumption
 from cm3leon_jax.reports import benchmark as report
 from cm3leon_jax.tasks import pair, table
 
+DRAWN = "drawn"
 _RESIZE = "shorter side to the model's, bicubic, middle cut out"
 
 
@@ -77,16 +78,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     if not folder.start(config, workdir):
         return
     own = Hosts.here()
-    shapes = engine.Shapes(
-        **{name: tuple(value) for name, value in config.shapes.to_dict().items()}
-    )
-    job = _Job(
-        config.benchmark,
-        api.load(config.model, shapes=shapes),
-        pathlib.Path(workdir),
-        own,
-        Refusals(),
-    )
+    model, root = models.load(config), pathlib.Path(workdir)
+    job = _Job(config.benchmark, model, root, own, Refusals())
     units = _units(job)
     size = config.benchmark.cases_per_part
     chunks = [units[start : start + size] for start in range(0, len(units), size)]
@@ -264,7 +257,7 @@ def _draw(
     lines = []
     for index, (row, text) in enumerate(zip(rows, texts, strict=True)):
         name = f"{first + index:06d}.png"
-        _save(job.root / "drawn" / name, grouped[index, best[index]])
+        _save(job.root / DRAWN / name, grouped[index, best[index]])
         group = str(row.columns.get(config.group) or "") if config.group else ""
         lines.append({"key": row.id, "asked": text, "drawn": name, "group": group})
     return lines
@@ -282,7 +275,8 @@ def _conclude(job: _Job, parts: Sequence[pathlib.Path], num_asked: int) -> None:
     config = job.config
     lines = [json.loads(line) for path in parts for line in path.open()]
     if job.is_drawing:
-        numbers = _measure(job, lines)
+        rows = lambda: _rows(job, config.split)
+        numbers = drawings.measure(config, job.model, job.root / DRAWN, lines, rows)
     else:
         people = [line["people"] for line in lines]
         written, groups = (
@@ -323,74 +317,3 @@ def _answers(task: str, lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]
 
 def _number(key: str) -> int | str:
     return int(key) if key.isdecimal() else key
-
-
-def _measure(job: _Job, lines: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """The numbers of drawn pictures."""
-    # Imported here: only drawings need it.
-    from cm3leon_jax.embedders import clip
-
-    config, model = job.config, job.model
-    texts = [line["asked"] for line in lines]
-    embedder, name = (model.embed_text, model.embed_pictures), "model"
-    if config.judge:
-        judge = clip.ClipEmbedder.load(config.judge)
-        embedder, name = (judge.embed_text, judge.embed_pictures), config.judge_name
-    embed_text, embed_pictures = embedder
-    drawn = job.root / "drawn"
-    places = [drawn / line["drawn"] for line in lines]
-    numbers: dict[str, float] = {"num_cases": len(lines)}
-    if config.inception:
-        encoder = crowd.from_inception(config.inception)
-        ours = crowd.features(map(_picture, places), encoder)
-        numbers |= crowd.evaluate(ours, _real(job, lines, encoder), encoder.name)
-    if embed_text is None or embed_pictures is None:
-        return numbers
-    vectors = crowd.from_vectors(embed_pictures, name)
-    ours = crowd.features(map(_picture, places), vectors)
-    is_of_inception = bool(config.inception) and config.reference.endswith(".npz")
-    real = None if is_of_inception else _real(job, lines, vectors)
-    if not config.inception and real is not None:
-        numbers |= crowd.evaluate(ours, real, vectors.name)
-    theirs = real.features_NE if isinstance(real, crowd.Features) else None
-    text_NE = np.asarray(embed_text(texts))
-    is_fair = config.judge or config.num_samples == 1
-    if is_fair:
-        numbers |= crowd.with_texts(ours.features_NE, theirs, text_NE, name)
-    prompts = tuple(config.group_prompts)
-    if prompts and theirs is not None:
-        prompt_NE = np.asarray(embed_text(prompts))
-        for side, found in (("drawn", ours.features_NE), ("data", theirs)):
-            nearest = (found @ prompt_NE.T).argmax(axis=1)
-            shares = crowd.counts([prompts[i] for i in nearest])
-            numbers |= {f"share_{side}/{p}": shares.get(p, 0.0) for p in prompts}
-    return numbers
-
-
-def _picture(path: pathlib.Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))
-
-
-def _real(
-    job: _Job, lines: Sequence[dict[str, Any]], encoder: crowd.Encoder
-) -> crowd.Features | distances.Statistics:
-    """Features of the reference: an `.npz`, a folder, or the cases' own pictures."""
-    reference = job.config.reference
-    if reference.endswith(".npz"):
-        size = job.model.writer.image_size
-        probe, _ = encoder.encode(np.zeros((1, size, size, 3), np.uint8))
-        return distances.read_statistics(reference, probe.shape[1])
-    if reference:
-        places = sorted(
-            path
-            for path in pathlib.Path(reference).rglob("*")
-            if path.suffix.lower() in picture_files.SUFFIXES
-        )
-        shown = (picture_files.load(path, job.picture_config) for path in places)
-        return crowd.features(shown, encoder)
-    wanted = {line["key"] for line in lines}
-    rows = [row for row in _rows(job, job.config.split) if row.id in wanted]
-    distinct = dict.fromkeys(row.picture for row in rows)
-    shown = (picture_files.load(one, job.picture_config) for one in distinct)
-    return crowd.features(shown, encoder)

@@ -35,6 +35,7 @@ from cm3leon_jax.convert import folder as weight_folders
 from cm3leon_jax.data import hosts, shards, trained
 from cm3leon_jax.jobs import folder, resumption
 from cm3leon_jax.models.block import TransformerConfig
+from cm3leon_jax.reports import benchmark
 from cm3leon_jax.tasks import layout
 from cm3leon_jax.tokenizers import chameleon as chameleon_tokenizers
 from cm3leon_jax.tokenizers import image as image_tokenizers
@@ -299,6 +300,7 @@ def _whole(config: ml_collections.ConfigDict, source: _Source) -> huggingface.Wh
             text_tokenizer=text_digest,
             image_tokenizer=digest,
             data=_data_card(found),
+            limits="\n\n".join(map(_measured, config.evaluations)),
             version=f"cm3leon-jax {resumption.versions()['cm3leon-jax']}",
         ),
     )
@@ -310,6 +312,19 @@ def _data_card(found: trained.Places) -> str:
         return ""
     path = trained.shards_folder(found.model) / trained.PAIRS / "card.md"
     return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _measured(evaluation: str) -> str:
+    """The tables of what the job `evaluate` measured in a folder."""
+    found = folder.summary(evaluation)
+    if found is None:
+        raise FileNotFoundError(
+            f"{evaluation} holds no finished evaluation; finish it, or leave it out of"
+            " `evaluations`"
+        )
+    settings = found.get("settings", {})  # the built-in scenes' numbers have none
+    name = settings.get("name", pathlib.Path(evaluation).name)
+    return benchmark.markdown(name, found.get("numbers", found), settings)
 
 
 def _write_once(

@@ -3,6 +3,8 @@
     parts/objects/        the numbers and the shown samples of a part, as it is done
     samples.jsonl         the samples of all parts, their pictures beside it
     done.json             every number
+    settings.json         all that moves a number: config, checkpoint, versions
+    results.txt           the table
 
 On the built-in scenes a judge decides (`evals.scenes`); on a person's own pictures see
 `evals.pictures`; a config with a section `benchmark` measures as papers do, see
@@ -13,8 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import ml_collections
 import numpy as np
@@ -24,19 +25,19 @@ from cm3leon_jax import api, storage
 from cm3leon_jax.data import pictures as picture_files
 from cm3leon_jax.data import pipeline, shards, splits, streams, trained
 from cm3leon_jax.data.refusals import Refusals, RefusedError
-from cm3leon_jax.decoding import engine
 from cm3leon_jax.decoding.sampling import Sampling
 from cm3leon_jax.documents import cm3, packing
 from cm3leon_jax.documents.document import Document, Modality
 from cm3leon_jax.evals import bench as benches
 from cm3leon_jax.evals import perplexity, scenes
 from cm3leon_jax.evals import pictures as picture_evals
-from cm3leon_jax.jobs import benchmark, folder, visdial
+from cm3leon_jax.jobs import benchmark, folder, models, resumption, visdial
+from cm3leon_jax.reports import benchmark as tables
 from cm3leon_jax.reports import samples as reports
 from cm3leon_jax.scenes.world import WorldConfig
 from cm3leon_jax.train import step
 
-_SAMPLINGS = ("drawing", "writing", "guided", "contrastive", "varied")
+_SAMPLINGS = ("drawing", "writing", "guided", "contrastive", "varied", "mixed")
 _TEST = splits.TEST
 # Whose `written` is what the judge read in a drawing.
 _READ = {"objects", "edits", "infills", "emblems", "layouts", "segmentations"}
@@ -57,7 +58,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     if not folder.start(config, workdir):
         return
     root = pathlib.Path(workdir)
-    model = api.load(config.model, shapes=engine.Shapes(**_tuples(config.shapes)))
+    model = models.load(config)
     is_world = (pathlib.Path(config.pictures.folder) / "world.json").exists()
     parts = {"perplexity": lambda: (_perplexity(config, model), [])}
     parts |= (_world_parts if is_world else _picture_parts)(config, model)
@@ -74,6 +75,11 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     metrics = {}
     for path in done:
         metrics |= storage.read_json(path / "numbers.json")
+    settings = {"checkpoint": model.digest, "versions": resumption.versions()}
+    storage.write_json(root / "settings.json", settings | folder.resolved(config))
+    table = tables.beside_guesses(metrics)
+    storage.write_bytes(root / "results.txt", table.encode())
+    print(table)
     folder.finish(workdir, metrics)
 
 
@@ -209,7 +215,3 @@ def _codes(document: Document, model: api.Model) -> np.ndarray:
     """The codes of a document's first picture."""
     pictures = [s for s in document.segments if s.modality == Modality.IMAGE]
     return model.writer.vocab.codes(pictures[0].ids)
-
-
-def _tuples(config: ml_collections.ConfigDict) -> Mapping[str, Any]:
-    return {name: tuple(values) for name, values in config.to_dict().items()}

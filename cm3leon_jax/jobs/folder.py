@@ -36,12 +36,36 @@ _SECRET = re.compile(
 _NO_WORK = {_CONFIG, ERROR_LOG, STAGES}  # files that say nothing was made yet
 _MAX_SHOWN = 8  # differing fields named in an error
 # What programs did that had no such field, by job; folders of theirs are gone on with.
+_NO_RULE = {"rule": ""}
 _FORMER = {
-    "retrieve": {"strategy": {"rule": ""}},
+    "convert": {"evaluations": []},
+    "retrieve": {"strategy": _NO_RULE},
     "vqgan": {"features": {"inception": "", "embedder": ""}},
     "generate": {
         "precision": "trained",
         "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+        "sampling": _NO_RULE,
+    },
+    "recaption": {"sampling": _NO_RULE},
+    "evaluate": {
+        "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+        "drawing": _NO_RULE,
+        "writing": _NO_RULE,
+        "guided": _NO_RULE,
+        "contrastive": _NO_RULE,
+        "varied": _NO_RULE,
+        "mixed": {
+            "temperature": 0.8,
+            "top_k": 0,
+            "top_p": 1.0,
+            "guidance": 1.0,
+            "image_guidance": 1.0,
+            "contrast_k": 0,
+            "contrast_alpha": 0.5,
+            "amateur_temperature": 1.0,
+            "rule": "",
+        },
+        "benchmark": {"sampling": _NO_RULE},
     },
 }
 

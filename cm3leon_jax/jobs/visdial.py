@@ -17,9 +17,8 @@ from cm3leon_jax.data import hosts
 from cm3leon_jax.data import pictures as picture_files
 from cm3leon_jax.data.hosts import Hosts
 from cm3leon_jax.data.sources import visdial
-from cm3leon_jax.decoding import engine
 from cm3leon_jax.evals import dialog, ranking
-from cm3leon_jax.jobs import folder, resumption
+from cm3leon_jax.jobs import folder, models, resumption
 from cm3leon_jax.reports import benchmark as report
 
 NAME = "visdial"
@@ -43,8 +42,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     if not folder.start(config, workdir):
         return
     mine = Hosts.here()
-    shapes = {name: tuple(value) for name, value in config.shapes.to_dict().items()}
-    model = api.load(config.model, shapes=engine.Shapes(**shapes))
+    model = models.load(config)
     rule = picture_files.PictureConfig(image_size=model.writer.image_size)
     size = asked.cases_per_part
     chunks = [turns[:count][start : start + size] for start in range(0, count, size)]

@@ -6,7 +6,12 @@ Each function takes scenes, so a picture is read by `judge` first and a caption 
 
 from __future__ import annotations
 
-from cm3leon_jax.scenes.world import Scene, Thing
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cm3leon_jax.scenes import annotations, language
+from cm3leon_jax.scenes.world import Scene, Thing, WorldConfig
 
 
 def objects(requested: Scene, seen: Scene) -> float:
@@ -20,6 +25,43 @@ def objects(requested: Scene, seen: Scene) -> float:
     right = sum(found.get(place) == looks for place, looks in asked.items())
     extra = len(found.keys() - asked.keys())
     return right / max(1, len(asked) + extra)
+
+
+def relations(requested: Scene, seen: Scene) -> float:
+    """Share of pairs of requested objects that are there, one as the other is seen from.
+
+    A pair counts wherever it stands, as long as the one is left of the other, or above.
+
+    Raises:
+      ValueError: If there are fewer than two objects, and so no pair.
+    """
+    pairs = list(itertools.combinations(requested.things, 2))
+    if not pairs:
+        raise ValueError("a scene of fewer than two objects has no relation to judge")
+    found = {(thing.colour, thing.shape): thing for thing in seen.things}
+    right = 0
+    for pair in pairs:
+        drawn = [found.get((thing.colour, thing.shape)) for thing in pair]
+        if drawn[0] is not None and drawn[1] is not None:
+            right += language.relation(*drawn) == language.relation(*pair)
+    return right / len(pairs)
+
+
+def overlaps(requested: Scene, seen: Scene, world: WorldConfig) -> float:
+    """Mean over requested objects of the overlap (IoU) of their box as asked and drawn.
+
+    An object that is not drawn, in its colour and shape, overlaps by 0.
+    """
+    asked = annotations.boxes(requested, world)
+    drawn = annotations.boxes(seen, world)
+    shares = [
+        max(
+            (_overlap(one["box"], other["box"]) for other in drawn if _is(one, other)),
+            default=0.0,
+        )
+        for one in asked
+    ]
+    return sum(shares) / max(1, len(shares))
 
 
 def captions(shown: Scene, parsed: Scene | None) -> float:
@@ -58,6 +100,26 @@ def walls(requested: Scene, seen: Scene) -> float:
 def writing(requested: Scene, seen: Scene) -> float:
     """1 if the sign says what was asked, in its row; without a sign, if there is none."""
     return float(requested.sign == seen.sign)
+
+
+def words(requested: Scene, seen: Scene) -> float:
+    """1 if a sign says what was asked, in whatever row."""
+    if requested.sign is None or seen.sign is None:
+        return 0.0
+    return float(requested.sign.text == seen.sign.text)
+
+
+def _is(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return one["name"] == other["name"]
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
+    """Intersection over union of two boxes x0, y0, x1, y1."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    shared = max(0.0, width) * max(0.0, height)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return shared / max(1e-9, sum(areas) - shared)
 
 
 def _content(scene: Scene) -> tuple:

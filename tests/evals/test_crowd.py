@@ -70,5 +70,20 @@ def test_who_picked_the_drawings_may_not_judge_them():
         crowd.check_judge(8, "a", "a")
 
 
-def test_counts_are_shares_of_each_value():
-    assert crowd.counts(["a", "b", "a", "a"]) == {"a": 0.75, "b": 0.25}
+def test_shares_say_what_drawn_pictures_show_beside_the_data():
+    prompts, prompt_GE = ("a man", "a woman", "a dog"), np.eye(3)
+    drawn_NE, real_NE = np.eye(3)[[0, 0, 0, 1]], np.eye(3)[[0, 1, 1, 1, 0]]
+    found = crowd.shares(drawn_NE, real_NE, prompt_GE, prompts)
+    assert found["share_drawn/a man"] == 0.75 and found["share_data/a man"] == 0.4
+    assert found["share_drawn/a dog"] == found["share_data/a dog"] == 0.0
+    assert sum(v for k, v in found.items() if "drawn" in k) == pytest.approx(1)
+
+
+def test_a_groups_score_is_that_of_its_own_drawings():
+    drawn_NE, text_NE = np.eye(2)[[0, 1, 1, 0]], np.eye(2)[[0, 0, 1, 0]]
+    found = crowd.by_group(drawn_NE, text_NE, ["x", "y", "x", ""], "judge")
+    alone = crowd.with_texts(drawn_NE[[0, 2]], None, text_NE[[0, 2]], "judge")
+    assert found["clip_score_judge/x"] == alone["clip_score_judge"]
+    assert found["num_cases/x"] == 2 and found["num_cases/y"] == 1
+    assert found["clip_score_judge/y"] < found["clip_score_judge/x"]
+    assert not any(key.endswith("/") for key in found)

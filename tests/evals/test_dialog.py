@@ -77,7 +77,7 @@ def test_the_job_ranks_and_keeps_its_parts(seen, tmp_path, monkeypatch):
     load = "cm3leon_jax.data.pictures.load"
     monkeypatch.setattr(load, lambda place, rule: PICTURE)
     model = api.Model(_writer(), "abc")
-    monkeypatch.setattr(api, "load", lambda path, shapes: model)
+    monkeypatch.setattr(api, "load", lambda path, **_: model)
     config = config_file.get_config("visdial,debug")
     config.benchmark.update(num_cases=2, cases_per_part=1)
     evaluate.run(config, str(tmp_path / "out"))

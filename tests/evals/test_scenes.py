@@ -12,7 +12,7 @@ from cm3leon_jax.evals import bench as benches
 from cm3leon_jax.evals import scenes
 from cm3leon_jax.scenes import drawing, edits, judge, language, rows
 from cm3leon_jax.scenes.questions import Question
-from cm3leon_jax.scenes.world import QUICK, Background, Scene
+from cm3leon_jax.scenes.world import QUICK, Background, Scene, Sign, WorldConfig
 from cm3leon_jax.vocab import Vocab
 
 NUM_CASES = 40
@@ -115,7 +115,7 @@ def _bench(writer):
         return places
 
     config = benches.SceneEvalConfig(
-        parts=tuple(scenes.PARTS),
+        parts=tuple(name for name in scenes.PARTS if name != "writing"),
         num_cases=NUM_CASES,
         num_samples=2,
         drawing=PLAIN,
@@ -123,6 +123,7 @@ def _bench(writer):
         guided=PLAIN,
         contrastive=PLAIN,
         varied=PLAIN,
+        mixed=PLAIN,
         max_caption=40,
         max_answer=8,
         coordinates=16,
@@ -144,11 +145,16 @@ KEYS = (
     "objects_guided",
     "objects_contrastive",
     "objects_best_of_2",
+    "drawings",
+    "samples_best_of_1",
+    "samples_best_of_2",
     "captions",
     "answers",
     "edits",
     "infills",
     "layouts",
+    "layouts_iou",
+    "relations",
     "segmentations",
     "text_infills",
     "emblems_1",
@@ -164,7 +170,9 @@ def test_a_perfect_model_is_measured_as_perfect(cases):
     assert metrics["answers_yes_no_share"] <= 0.5
     for key in KEYS:
         assert metrics[f"{key}_guess"] < 0.5, key
-    assert {sample.key for sample in samples} >= set(KEYS)
+    # Of the best of n the last is shown, and of two numbers of one drawing the first.
+    unseen = {"samples_best_of_1", "layouts_iou"}
+    assert {sample.key for sample in samples} >= set(KEYS) - unseen
     assert metrics["num_scenes"] == metrics["num_emblems"] == NUM_CASES
 
 
@@ -172,6 +180,60 @@ def test_a_model_that_ignores_its_prompt_does_not_beat_the_guess(cases):
     metrics, _ = scenes.evaluate(_bench(Constant(cases)), cases)
     for key in KEYS:
         assert metrics[key] <= metrics[f"{key}_guess"] + 1e-9, key
+
+
+def test_the_best_of_n_is_of_the_first_n_and_every_second_is_drawn_the_other_way(cases):
+    few = [case for case in cases if case.scene.emblem is None][:3]
+    asked = []
+
+    class FourthTime(Oracle):
+        """Draws what it is told only the second time that it draws the other way."""
+
+        def run(self, orders):
+            asked.extend((order.sampling, order.seed) for order in orders)
+            is_right = lambda i, o: o.sampling == other and i % 4 == 1
+            return [
+                self._fulfil(order) if is_right(i, order) else Result(picture=blank)
+                for i, order in enumerate(orders)
+            ]
+
+    blank = drawing.draw(Scene(Background("plain", ("white",))), QUICK)
+    other = dataclasses.replace(PLAIN, top_p=0.5)
+    bench = _bench(FourthTime(cases))
+    bench = dataclasses.replace(
+        bench,
+        config=dataclasses.replace(bench.config, num_samples=8, mixed=other),
+        embed_pictures=lambda drawn: np.array([[(x != blank).any()] for x in drawn]),
+    )
+    metrics, _ = scenes.samples(bench, few)
+    found = [metrics[f"samples_best_of_{n}"] for n in (1, 2, 4, 8)]
+    assert found == [0.0, 0.0, 1.0, 1.0]
+    assert len(set(asked)) == len(asked) == 8 * len(few)
+    assert sum(sampling == other for sampling, _ in asked) == 4 * len(few)
+
+
+def test_writing_is_measured_on_scenes_with_signs_and_refused_without(cases):
+    plain = [case for case in cases if case.scene.emblem is None][:4]
+    with pytest.raises(ValueError, match="sign_prob"):
+        scenes.writing(_bench(Oracle(cases)), plain)
+    rich = WorldConfig()
+    scene = Scene(Background("plain", ("white",)), sign=Sign("TEA", 0))
+
+    class Painter(Oracle):
+        """Paints the words that it is told, but for the second order."""
+
+        def run(self, orders):
+            told = [order.parts[0].removeprefix('draw "')[:-1] for order in orders]
+            signs = [Sign(text if n != 1 else "TAXI", 2) for n, text in enumerate(told)]
+            return [
+                Result(picture=drawing.draw(dataclasses.replace(scene, sign=one), rich))
+                for one in signs
+            ]
+
+    bench = dataclasses.replace(_bench(Painter(cases)), world=rich)
+    signs = [benches.Case("", scene, drawing.draw(scene, rich))] * 3
+    metrics, _ = scenes.writing(bench, signs)
+    assert metrics["writing"] == pytest.approx(2 / 3)
 
 
 def test_what_the_model_has_no_room_for_counts_as_wrong(cases):

@@ -56,7 +56,7 @@ def orders(monkeypatch):
         image_size=16,
     )
     model = api.Model(writer, "abcdef", embed_text=_embed, embed_pictures=_embed)
-    monkeypatch.setattr(api, "load", lambda path, shapes: model)
+    monkeypatch.setattr(api, "load", lambda path, **_: model)
     return ORDERS
 
 

@@ -18,7 +18,7 @@ from cm3leon_jax import api, storage
 from cm3leon_jax.convert import files, opt, safetensors_file, table
 from cm3leon_jax.convert import folder as weight_folders
 from cm3leon_jax.data import trained
-from cm3leon_jax.jobs import convert
+from cm3leon_jax.jobs import convert, folder
 from cm3leon_jax.train import export
 from configs import convert as config_file
 from tests import small_models
@@ -304,6 +304,33 @@ json.dump(found, open("found.json", "w"))
 
 
 @pytest.mark.torch
+def test_the_card_says_what_was_measured_by_group_and_beside_the_data(
+    tmp_path, exported
+):
+    numbers = {"clip_score": 0.25, "clip_score/summer": 0.2, "num_cases/summer": 9}
+    numbers |= {"share_drawn/a man": 0.75, "share_data/a man": 0.5}
+    settings = {"name": "own", "split": "test", "seed": 3}
+    measured = {"numbers": numbers, "settings": settings}
+    folder.finish(str(tmp_path / "measured"), measured)
+    config = _config("to_hf", exported, tmp_path / "hf")
+    config.evaluations = (str(tmp_path / "measured"),)
+    _run(tmp_path, config)
+    card = (tmp_path / "hf" / "README.md").read_text()
+    limits = card.split("## Known limits")[1].split("## Training data")[0]
+    for line in (
+        "carries their bias",
+        "### own",
+        "split test, seed 3.",
+        "| clip_score | 0.25 |",
+        "| summer | clip_score | 0.2 |",
+        "| a man | 0.75 | 0.5 |",
+    ):
+        assert line in limits, line
+    config.evaluations, config.target = ("absent",), str(tmp_path / "other")
+    with pytest.raises(FileNotFoundError, match="absent holds no finished"):
+        _run(tmp_path, config, "again")
+
+
 def test_the_cards_code_draws_describes_and_edits_as_here(tmp_path):
     pytest.importorskip("transformers")
     target = tmp_path / "hf"

@@ -60,7 +60,7 @@ def writer(monkeypatch):
     writer = FakeWriter()
     vectors = lambda things: np.ones((len(things), 2), np.float32)
     model = api.Model(writer, "abc", 16, FakeBank(), vectors, vectors)
-    monkeypatch.setattr(api, "load", lambda path, shapes: model)
+    monkeypatch.setattr(api, "load", lambda path, **_: model)
     monkeypatch.setattr(evaluate, "_perplexity", lambda *_: {"perplexity_text": 2.0})
     return writer
 
@@ -84,6 +84,17 @@ def test_numbers_of_all_parts_and_their_samples(world, writer, tmp_path):
     metrics = folder.summary(str(tmp_path))
     for key in ("perplexity_text", "objects", "captions_guess", "emblems_2", "edits"):
         assert key in metrics
+    settings = storage.read_json(tmp_path / "settings.json")
+    assert settings["checkpoint"] == "abc" and "jax" in settings["versions"]
+    assert settings["scenes"]["seed"] == settings["drawing"]["top_k"] == 0
+    (line,) = [
+        one
+        for one in (tmp_path / "results.txt").read_text().splitlines()
+        if one.startswith("captions ")
+    ]
+    assert [float(x) for x in line.split()[1:]] == pytest.approx(
+        [metrics["captions"], metrics["captions_guess"]], rel=1e-3
+    )
     shown = samples.read(tmp_path)
     with_documents = [sample for sample in shown if sample.key == "emblems_2"]
     assert len(with_documents) == 4  # config.num_shown

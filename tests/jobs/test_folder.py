@@ -5,7 +5,7 @@ import pytest
 
 from cm3leon_jax import storage
 from cm3leon_jax.jobs import folder
-from configs import retrieve
+from configs import evaluate, retrieve
 
 
 def _config(**fields):
@@ -62,3 +62,14 @@ def test_a_folder_of_a_program_that_lacked_a_field_is_gone_on_with(tmp_path):
     config.strategy.rule = "consensus"
     with pytest.raises(ValueError, match="rule: '' -> 'consensus'"):
         folder.start(config, str(tmp_path))
+
+
+def test_an_evaluation_from_before_rules_and_mixed_samples_is_gone_on_with(tmp_path):
+    config = evaluate.get_config("debug")
+    former = json.loads(json.dumps(config.to_dict()))
+    del former["mixed"], former["mesh"]
+    for name in ("drawing", "writing", "guided", "contrastive", "varied"):
+        del former[name]["rule"]
+    storage.write_json(tmp_path / "config.json", former)
+    storage.write_json(tmp_path / "parts" / "a.json", {})
+    assert folder.start(config, str(tmp_path))

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from cm3leon_jax.scenes import scores
-from cm3leon_jax.scenes.world import Background, Emblem, Scene, Sign, Thing
+from cm3leon_jax.scenes.world import Background, Emblem, Scene, Sign, Thing, WorldConfig
 
 _WHITE = Background("plain", ("white",))
 _RED = Thing("circle", "red", 0, 0)
@@ -64,3 +64,37 @@ def test_writing_is_read_in_its_row():
     assert scores.writing(asked, asked) == 1
     assert scores.writing(asked, dataclasses.replace(asked, sign=Sign("TEA", 1))) == 0
     assert scores.writing(asked, _BOTH) == 0
+
+
+def test_words_may_stand_in_any_row():
+    asked = dataclasses.replace(_BOTH, sign=Sign("TEA", 0))
+    assert scores.words(asked, dataclasses.replace(asked, sign=Sign("TEA", 1))) == 1
+    assert scores.words(asked, dataclasses.replace(asked, sign=Sign("TEN", 0))) == 0
+    assert scores.words(asked, _BOTH) == 0
+
+
+def test_a_relation_holds_wherever_the_pair_stands_and_not_turned_round():
+    far = Scene(_WHITE, (_RED, dataclasses.replace(_BLUE, row=2, column=2)))
+    turned = Scene(
+        _WHITE, (dataclasses.replace(_RED, row=2), dataclasses.replace(_BLUE, row=0))
+    )
+    assert scores.relations(_BOTH, far) == 1
+    assert scores.relations(_BOTH, turned) == 0
+    three = Scene(_WHITE, (_RED, _BLUE, _EXTRA))
+    assert scores.relations(three, _BOTH) == pytest.approx(1 / 3)
+    with pytest.raises(ValueError, match="fewer than two"):
+        scores.relations(Scene(_WHITE, (_RED,)), _BOTH)
+
+
+def test_overlap_is_one_in_place_and_falls_with_the_shift():
+    world = WorldConfig()
+    moved = [
+        Scene(_WHITE, (dataclasses.replace(_RED, dx=shift), _BLUE))
+        for shift in (0, 2, 6)
+    ]
+    found = [scores.overlaps(_BOTH, one, world) for one in moved]
+    assert found[0] == 1.0 and found[0] > found[1] > found[2] > 0.5
+    # Boxes of 10 x 10 that are 2 apart share 8 x 10 of 120.
+    assert scores._overlap((0, 0, 10, 10), (2, 0, 12, 10)) == pytest.approx(2 / 3)
+    gone = Scene(_WHITE, (_BLUE,))
+    assert scores.overlaps(_BOTH, gone, world) == 0.5

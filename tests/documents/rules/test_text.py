@@ -48,5 +48,7 @@ def test_a_sequence_without_text_masks_nothing():
 
 
 def test_an_unknown_rule_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"rule='words' is unknown; known: \['text'\]"):
+    with pytest.raises(
+        ValueError, match=r"rule='words' is unknown; known: \['across', 'text'\]"
+    ):
         cm3.CM3Config(rule="words")
