@@ -14,6 +14,7 @@ from cm3leon_jax.data import pipeline, proportions, shards, survey, trained
 from cm3leon_jax.data.streams import LoaderConfig
 from cm3leon_jax.reports import mixture as report
 from cm3leon_jax.tokenizers import text as text_tokenizers
+from cm3leon_jax.vocab import Vocab
 
 FILE = "mixture.txt"
 
@@ -57,6 +58,27 @@ def announce(
     config: ml_collections.ConfigDict, loader: LoaderConfig, workdir: str
 ) -> None:
     """Prints what the run will see, an example of each set, and keeps it as a file."""
+    found, vocab = _surveyed(config, loader)
+    try:
+        path, _ = trained.tokenizers(config.shards)
+        decode = text_tokenizers.load(path).decode
+    except FileNotFoundError:  # shards without their tokenizers can be trained on
+        decode = None
+    text = report.text(found, vocab, decode)
+    print(text)
+    storage.write_bytes(pathlib.Path(workdir) / FILE, f"{text}\n".encode())
+
+
+def documents_a_token(config: ml_collections.ConfigDict, loader: LoaderConfig) -> float:
+    """Documents of the sets to a token of a run, about; retrieved ones are none."""
+    found, _ = _surveyed(config, loader)
+    return 1 / sum(one.share * one.mean_length for one in found)
+
+
+def _surveyed(
+    config: ml_collections.ConfigDict, loader: LoaderConfig
+) -> tuple[list[survey.SetSurvey], Vocab]:
+    """A look at the sets of the mixture, and their vocabulary."""
     mixed = specs(config, "train")
     sources = [shards.open(spec.folder, spec.split) for spec in mixed]
     found = survey.survey(
@@ -66,14 +88,7 @@ def announce(
         with_neighbors=[spec.with_neighbors for spec in mixed],
         num_tokens=config.loop.num_steps * loader.batch_size * loader.max_length,
     )
-    try:
-        path, _ = trained.tokenizers(config.shards)
-        decode = text_tokenizers.load(path).decode
-    except FileNotFoundError:  # shards without their tokenizers can be trained on
-        decode = None
-    text = report.text(found, sources[0].info.vocab, decode)
-    print(text)
-    storage.write_bytes(pathlib.Path(workdir) / FILE, f"{text}\n".encode())
+    return found, sources[0].info.vocab
 
 
 def _named(text: str, where: str) -> dict[str, str]:

@@ -14,6 +14,8 @@ import optax
 
 from cm3leon_jax import sharding
 from cm3leon_jax import vocab as vocab_lib
+from cm3leon_jax.data import streams
+from cm3leon_jax.documents import cm3, packing
 from cm3leon_jax.models import kernels, transformer
 from cm3leon_jax.train import guard, optimizer, program
 
@@ -102,6 +104,22 @@ def mesh(
         num_microbatches=num_microbatches or config.step.num_microbatches,
     )
     return made
+
+
+def loader(config: ml_collections.ConfigDict, **changes: Any) -> streams.LoaderConfig:
+    """Returns how a training config's documents become batches.
+
+    Args:
+      config: Of the run.
+      **changes: Fields in place of the config's.
+
+    Raises:
+      ValueError: If a field has no such value.
+    """
+    fields = config.loader.to_dict()
+    fields["cm3"] = cm3.CM3Config(**fields["cm3"])
+    fields["weights"] = packing.LossWeights(**fields["weights"])
+    return streams.LoaderConfig(**(fields | changes))
 
 
 def update(

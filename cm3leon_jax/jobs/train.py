@@ -42,7 +42,7 @@ from cm3leon_jax.train import (
 )
 
 _LOGGER = logging.getLogger(__name__)
-_METRICS = "metrics.jsonl"
+METRICS = "metrics.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +188,7 @@ def _writer(
     derive = watch.Derive(
         parts.model, parts.loader.max_length, watch.peak_flops(parts.mesh)
     )
-    return metrics.Writer(_path(workdir, _METRICS), sinks=sinks, derive=derive)
+    return metrics.Writer(_path(workdir, METRICS), sinks=sinks, derive=derive)
 
 
 def _preview(
@@ -229,7 +229,7 @@ def _resolve(config: ml_collections.ConfigDict) -> _Parts:
     info = sources[0].info
     platform = jax.default_backend()
     model = recipe.model(config, info.vocab, is_cpu=platform == "cpu")
-    loader = _loader(config)
+    loader = recipe.loader(config)
     if loader.max_length > model.max_length:
         raise ValueError(
             f"loader.max_length={loader.max_length} tokens a row need as many"
@@ -248,13 +248,6 @@ def _resolve(config: ml_collections.ConfigDict) -> _Parts:
             config, model, mesh, platform, is_packed=True
         ),
     )
-
-
-def _loader(config: ml_collections.ConfigDict, **changes: Any) -> streams.LoaderConfig:
-    fields = config.loader.to_dict()
-    fields["cm3"] = cm3.CM3Config(**fields["cm3"])
-    fields["weights"] = packing.LossWeights(**fields["weights"])
-    return streams.LoaderConfig(**(fields | changes))
 
 
 def _start(
@@ -326,7 +319,7 @@ def _own(batch: packing.Batch) -> packing.Batch:
 
 
 def _held_out(config: ml_collections.ConfigDict, neighbors: int) -> list[Any]:
-    loader = _loader(
+    loader = recipe.loader(
         config,
         packing="whole",
         neighbor_probs=(0.0,) * neighbors + (1.0,),

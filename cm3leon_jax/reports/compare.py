@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cm3leon_jax.reports import page
+
+# Numbers of a run by what it had cost: (training FLOPs, value) in order.
+Curve = Mapping[str, Sequence[tuple[float, float]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +64,27 @@ def text(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(path: pathlib.Path, title: str, rows: Sequence[Row]) -> None:
-    """Writes the table as a page, a part for each number."""
+def write(
+    path: pathlib.Path,
+    title: str,
+    rows: Sequence[Row],
+    curves: Mapping[str, Curve],
+) -> None:
+    """Writes the table as a page, a part for each number.
+
+    Args:
+      path: The file.
+      title: What is compared.
+      rows: Of the table.
+      curves: Of every variant, means over its seeds; empty where nothing was trained.
+    """
     parts = [
         page.heading(title, "Means over seeds with 95 % intervals (Student's t).", 1)
     ]
+    keys = dict.fromkeys(key for curve in curves.values() for key in curve)
+    for key in keys:
+        series = {name: curve[key] for name, curve in curves.items() if key in curve}
+        parts.append(page.chart(key, series, unit="training FLOPs"))
     head = ("variant", "steps", "tokens", "FLOPs", "seeds", "mean", "difference")
     for name in dict.fromkeys(row.number for row in rows):
         own = [row for row in rows if row.number == name]

@@ -65,6 +65,7 @@ code { font-size:13px; background:var(--paper); border:1px solid var(--line);
 """
 _COLOURS = ("#3457d5", "#d9722b", "#1f9d6b", "#a13fc0", "#c0392b")
 _SMALL = 5e-4  # below it three digits show nothing
+_MANY = 1e8  # from here on digits are no use on an axis
 _CHART = (500, 210)  # width and height of a chart, in pixels
 _MARGIN = (46, 12, 26, 10)  # left, right, bottom, top
 
@@ -208,7 +209,8 @@ class _Frame:
     """The map from values to pixels of a chart, and its axes."""
 
     def __init__(self, left: float, right: float, low: float, high: float):
-        self._left, self._right = left, max(right, left + 1e-9)
+        # A single place still has a width, however large its number.
+        self._left, self._right = left, max(right, left + 1e-9 * max(1.0, abs(left)))
         self._low, self._high = low, max(high, low + 1e-9)
 
     def x(self, value: float) -> float:
@@ -237,7 +239,8 @@ class _Frame:
             )
             x_value = self._left + share * (self._right - self._left)
             anchor = ("start", "middle", "end")[round(share * 2)]
-            name = f"{x_value:,.0f} {unit}" if share == 1.0 else f"{x_value:,.0f}"
+            digits = ",.0f" if self._right < _MANY else ".3g"
+            name = format(x_value, digits) + (f" {unit}" if share == 1.0 else "")
             parts.append(
                 f'<text x="{self.x(x_value):.1f}" y="{_CHART[1] - 8}"'
                 f' text-anchor="{anchor}">{html.escape(name)}</text>'
