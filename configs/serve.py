@@ -31,7 +31,7 @@ def get_config(arg=None):
         temperature=0.7,  # of pictures; texts are the most probable
         top_p=0.9,
         guidance=3.0,
-        edit_guidance=7.5,  # of the instruction; the paper's
+        edit_guidance=3.0,  # of the instruction; 7.5 in the paper, too much for the demo
         edit_image_guidance=1.5,  # of the picture; the paper's
         examples=(
             "a red circle at the top left and a blue triangle at the bottom right",

@@ -110,7 +110,9 @@ def test_a_visitor_draws_asks_edits_and_fills_in(studio_and_address, tab, place)
     tab.screenshot(path=str(place / "edited.png"), full_page=True)
     origin, _ = _newest(studio)
     assert origin["kind"] == "edit"
-    assert origin["sampling"]["image_guidance"] == 1.5
+    usual = config_file.get_config().defaults
+    assert origin["sampling"]["guidance"] == usual.edit_guidance
+    assert origin["sampling"]["image_guidance"] == usual.edit_image_guidance
 
     tab.click("#hand-fill")
     tab.wait_for_selector("#fill-picture canvas")
