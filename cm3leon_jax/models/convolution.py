@@ -90,6 +90,7 @@ class Conv(nnx.Conv):
         kernel_YXCK = self.kernel[...]
         dtype = jnp.result_type(inputs, kernel_YXCK)
         if winograd.is_worth_it(inputs.shape, kernel_YXCK.shape, dtype):
+            assert self.bias is not None
             bias_111K = self.bias[...][None, None, None]
             x_BYXC, kernel_YXCK = inputs.astype(dtype), kernel_YXCK.astype(dtype)
             return winograd.convolve(x_BYXC, kernel_YXCK) + bias_111K
@@ -215,6 +216,7 @@ class Upsample(nnx.Module):
             ((1, 1), (1, 1)),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
+        assert self.conv.bias is not None
         bias_111K = self.conv.bias[...][None, None, None]
         # The first pixel of a pair ends its window where the second begins its own.
         corners = [

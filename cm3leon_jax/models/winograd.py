@@ -36,10 +36,8 @@ def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     )
     of_outputs, of_kernel = powers(_TILE).T, powers(_KERNEL)
     of_inputs = np.linalg.inv(powers(_WINDOW)).T
-    return tuple(
-        np.kron(one, one).astype(np.float32)
-        for one in (of_outputs, of_kernel, of_inputs)
-    )
+    both = lambda one: np.kron(one, one).astype(np.float32)
+    return both(of_outputs), both(of_kernel), both(of_inputs)
 
 
 _A, _G, _B = _matrices()
@@ -114,16 +112,17 @@ def in_tiles(x_BYXC: jax.Array, kernel_YXCK: jax.Array) -> jax.Array:
     num_strips = -(-Y // height)
     more = (1, num_strips * height + 1 - Y), (1, width + 1 - X)
     padded_BYXC = jnp.pad(x_BYXC, ((0, 0), *more, (0, 0)))
-    kernel_SCK = (_G @ kernel_YXCK.reshape(_KERNEL**2, -1)).reshape(-1, C, K)
+    kernel_SCK = jnp.matmul(_G, kernel_YXCK.reshape(_KERNEL**2, -1)).reshape(-1, C, K)
 
     def strip(number: jax.Array) -> jax.Array:
         """One strip of every picture: float32[B, height, width, K]."""
         window_BYXC = jax.lax.dynamic_slice_in_dim(
             padded_BYXC, number * height, height + _KERNEL - 1, axis=1
         )
-        inputs_SNC = (_B @ _windows(window_BYXC)).reshape(_WINDOW**2, -1, C)
+        inputs_SN = jnp.matmul(_B, _windows(window_BYXC))
+        inputs_SNC = inputs_SN.reshape(_WINDOW**2, -1, C)
         products_SNK = jnp.matmul(inputs_SNC, kernel_SCK)
-        outputs_SN = _A @ products_SNK.reshape(_WINDOW**2, -1)
+        outputs_SN = jnp.matmul(_A, products_SNK.reshape(_WINDOW**2, -1))
         tiles = outputs_SN.reshape(_TILE, _TILE, B, rows, columns, K)
         return tiles.transpose(2, 3, 0, 4, 1, 5).reshape(B, height, width, K)
 

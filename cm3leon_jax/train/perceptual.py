@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cm3leon_jax.models import lpips as lpips_lib
 
@@ -25,8 +26,8 @@ class Crops(NamedTuple):
       weights_BN: float32[B, N], 0 where there is no box.
     """
 
-    boxes_BN4: jax.Array
-    weights_BN: jax.Array
+    boxes_BN4: jax.Array | np.ndarray
+    weights_BN: jax.Array | np.ndarray
 
 
 def crop_loss(
@@ -38,8 +39,8 @@ def crop_loss(
 ) -> jax.Array:
     """Returns the weighted difference within boxes.
 
-    Over pictures it is the mean, over the boxes of a picture the sum. Every box is resized to the same size first, so that a small face counts as much as
-    a large one. With LPIPS the difference is LPIPS, else the mean absolute difference
+    Over pictures it is the mean, over the boxes of a picture the sum. Every box is
+    resized to the same size first, so that a small face counts as much as a large one. With LPIPS the difference is LPIPS, else the mean absolute difference
     and the gradient pyramid.
 
     Args:
@@ -68,7 +69,9 @@ def crop_loss(
     return jnp.mean(jnp.sum(crops.weights_BN * each_BN, axis=1))
 
 
-def crop(image_BYXC: jax.Array, boxes_BN4: jax.Array, size: int) -> jax.Array:
+def crop(
+    image_BYXC: jax.Array, boxes_BN4: jax.Array | np.ndarray, size: int
+) -> jax.Array:
     """Returns boxes of pictures, resized bilinearly and without aliasing.
 
     Args:
