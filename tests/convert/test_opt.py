@@ -271,7 +271,7 @@ def test_a_folder_that_only_transformers_has_touched_is_read(tmp_path):
     found = huggingface.open_weights(tmp_path, config)
     dtype = np.dtype("float32")
     rows = opt.rows(config)
-    arrays = _to_ours({name: found.read(name) for name in found.specs}, config)
+    arrays = _to_ours({name: found.tensor(name) for name in found.specs}, config)
     read = lambda name, row: arrays[name] if row is None else arrays[name][row]
     make = table.make_theirs(rows, read, dtype)
     for name, tensor in theirs.state_dict().items():
