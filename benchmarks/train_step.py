@@ -156,13 +156,13 @@ def ours(shape, weights):
     """This package's step on one device a core, as the small configs run it."""
     import jax
 
-    from cm3leon_jax import sharding
+    from cm3leon_jax import cpu, sharding
     from cm3leon_jax import vocab as vocab_lib
     from cm3leon_jax.models import transformer
     from cm3leon_jax.train import checkpoint, optimizer, program, step
 
     layers, width, heads, vocab_size, _, length = SHAPES[shape]
-    sharding.use_platform(os.cpu_count())
+    cpu.use_devices(os.cpu_count())
     config = transformer.TransformerConfig(
         num_layers=layers,
         num_heads=heads,

@@ -12,11 +12,8 @@ between the model's parts by `constrain`, attention by `spread`, which runs a ke
 every device's own rows and heads.
 """
 
-import ctypes
 import dataclasses
-import logging
 import math
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -41,66 +38,6 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "qkv": None,
     "head_dim": None,
 }
-
-
-def use_platform(num_cpu_devices: int = 0) -> None:
-    """Sets up the devices; call it before anything else touches JAX.
-
-    Args:
-      num_cpu_devices: devices that a CPU pretends to be, 0 for JAX's own choice.
-        With one a core, each computes its share of the rows by itself.
-    """
-    if num_cpu_devices:
-        jax.config.update("jax_num_cpu_devices", num_cpu_devices)
-        _keep_freed_memory()
-
-
-def compiler_options(mesh: jax.sharding.Mesh) -> dict[str, bool]:
-    """Returns what a step on a mesh is compiled with, for `jax.jit`.
-
-    On CPU, operations in the order of the program instead of one that lets many run at
-    a time: where each core is a device, nothing is left to run them, and a third of the
-    step went into waiting (docs/LOG.md, 2026-11-22).
-    """
-    if mesh.devices.flat[0].platform != "cpu":
-        return {}
-    return {"xla_cpu_enable_concurrency_optimized_scheduler": False}
-
-
-def cpu_multiplies_bfloat16() -> bool:
-    """Whether the device is a CPU with instructions for bfloat16 products.
-
-    Where Linux does not tell (`/proc/cpuinfo`), the answer is no.
-    """
-    if jax.default_backend() != "cpu":
-        return False
-    try:
-        words = set(pathlib.Path("/proc/cpuinfo").read_text().split())
-    except OSError:
-        return False
-    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
-
-
-def _keep_freed_memory() -> None:
-    """Tells the C library to keep what a step frees, for the next step.
-
-    By default it goes back to the system, and every step has its pages cleared and
-    mapped again: a fifth of the time of a small step on CPU.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:  # not glibc (macOS, musl): no such setting
-        return
-    for name, value in _MALLOC_SETTINGS.items():
-        if not mallopt(_MALLOC_NAMES[name], value):
-            _LOGGER.warning("the C library refused %s=%d", name, value)
-
-
-_LOGGER = logging.getLogger(__name__)
-
-# glibc's malloc.h.
-_MALLOC_NAMES = {"trim_threshold": -1, "mmap_max": -4, "arena_max": -8}
-_MALLOC_SETTINGS = {"trim_threshold": 2**31 - 1, "mmap_max": 0, "arena_max": 1}
 
 
 Attention = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]

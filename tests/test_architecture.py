@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "cm3leon_jax"
 FLOORS = (
-    {"vocab", "devices", "sharding", "storage"},
+    {"vocab", "cpu", "devices", "sharding", "storage"},
     {"documents", "models", "scenes"},
     {"tokenizers", "upscalers"},
     {"embedders"},  # text goes through a tokenizer before it becomes a vector

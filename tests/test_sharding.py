@@ -1,7 +1,5 @@
 """The mesh, the table of axes, and what does not divide."""
 
-import types
-
 import jax
 import numpy as np
 import pytest
@@ -155,17 +153,3 @@ def test_slices_hold_whole_copies(monkeypatch):
     slices = [{chip.slice_index for chip in row.flat} for row in mesh.devices]
     assert slices == [{0}, {0}, {1}, {1}]
     assert dict(mesh.shape) == {"data": 4, "fsdp": 8, "tensor": 1, "sequence": 1}
-
-
-def test_compiler_of_this_cpu_takes_the_options():
-    options = sharding.compiler_options(make())
-    assert options
-    doubled = jax.jit(lambda x: 2 * x, compiler_options=options)
-    np.testing.assert_array_equal(doubled(np.arange(3)), [0, 2, 4])
-
-
-def test_other_devices_get_no_options_of_the_cpu():
-    mesh = types.SimpleNamespace(
-        devices=np.array([types.SimpleNamespace(platform="tpu")])
-    )
-    assert sharding.compiler_options(mesh) == {}

@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 from flax import nnx
 
-from cm3leon_jax import sharding, storage
+from cm3leon_jax import cpu, sharding, storage
 from cm3leon_jax.data import gallery, pictures, splits
 from cm3leon_jax.data.refusals import Refusals
 from cm3leon_jax.embedders import clip as embedder
@@ -37,7 +37,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     """
     if not folder.start(config, workdir):
         return
-    sharding.use_platform(config.num_cpu_devices)
+    cpu.use_devices(config.num_cpu_devices)
     root = pathlib.Path(workdir)
     tokenizer = text.TextTokenizer.load(config.tokenizer)
     shape = clip_config(config.model.to_dict(), tokenizer.vocab_size)

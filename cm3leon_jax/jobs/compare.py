@@ -28,7 +28,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from cm3leon_jax import sharding, storage
+from cm3leon_jax import cpu, storage
 from cm3leon_jax.data import shards
 from cm3leon_jax.evals import chance
 from cm3leon_jax.jobs import evaluate, folder, mixing, recipe, train
@@ -70,7 +70,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
       ValueError: If a variant names an unknown field, or costs cannot be made equal.
     """
     # Once, before anything asks for a device: the runs share this process.
-    sharding.use_platform(config.base.num_cpu_devices)
+    cpu.use_devices(config.base.num_cpu_devices)
     plans = make_plans(config)
     if not folder.start(config, workdir):
         return

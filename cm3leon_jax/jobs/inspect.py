@@ -18,7 +18,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from cm3leon_jax import sharding
+from cm3leon_jax import cpu
 from cm3leon_jax.data import joining, pipeline, shards, trained
 from cm3leon_jax.data.record import Record
 from cm3leon_jax.data.shards import Source
@@ -39,7 +39,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     """
     if not folder.start(config, workdir):
         return
-    sharding.use_platform(config.num_cpu_devices)
+    cpu.use_devices(config.num_cpu_devices)
     root = pathlib.Path(workdir)
     source = shards.open(pathlib.Path(config.shards) / config.set, config.split)
     reader = _reader(config, source)

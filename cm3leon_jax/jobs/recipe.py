@@ -12,7 +12,7 @@ import jax
 import ml_collections
 import optax
 
-from cm3leon_jax import sharding
+from cm3leon_jax import cpu, sharding
 from cm3leon_jax import vocab as vocab_lib
 from cm3leon_jax.data import streams
 from cm3leon_jax.documents import cm3, packing
@@ -45,7 +45,7 @@ def model(
     """
     fields = config.model.to_dict()
     if fields["product_dtype"] == "auto":
-        is_fast = is_cpu and sharding.cpu_multiplies_bfloat16()
+        is_fast = is_cpu and cpu.multiplies_bfloat16()
         fields["product_dtype"] = "bfloat16" if is_fast else None
     return transformer.TransformerConfig(vocab_size=vocab.size, **fields)
 

@@ -18,7 +18,7 @@ import jax
 import ml_collections
 import tqdm
 
-from cm3leon_jax import devices, sharding, storage
+from cm3leon_jax import cpu, devices, sharding, storage
 from cm3leon_jax import vocab as vocab_lib
 from cm3leon_jax.data import synthetic
 from cm3leon_jax.jobs import folder, plan, recipe
@@ -39,7 +39,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     meeting.join()
     if not folder.start(config, workdir):
         return
-    sharding.use_platform(config.num_cpu_devices)
+    cpu.use_devices(config.num_cpu_devices)
     platform = jax.default_backend()
     vocab = vocab_lib.Vocab(**config.rehearsal.vocab)
     model = recipe.model(config, vocab, is_cpu=platform == "cpu")

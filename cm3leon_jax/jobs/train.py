@@ -20,7 +20,7 @@ import jax
 import ml_collections
 import optax
 
-from cm3leon_jax import sharding, storage
+from cm3leon_jax import cpu, sharding, storage
 from cm3leon_jax.data import pipeline, shards, streams
 from cm3leon_jax.documents import cm3, packing
 from cm3leon_jax.jobs import folder, mixing, preview, recipe, resumption
@@ -69,7 +69,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
       SaveError: If a checkpoint cannot be written.
     """
     meeting.join()
-    sharding.use_platform(config.num_cpu_devices)
+    cpu.use_devices(config.num_cpu_devices)
     if not resumption.start(config, workdir):
         return
     with resumption.only_writer(workdir):

@@ -21,7 +21,7 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
-from cm3leon_jax import sharding, storage
+from cm3leon_jax import cpu, sharding, storage
 from cm3leon_jax.convert import lpips
 from cm3leon_jax.data import crops, gallery, pictures, shuffled, splits
 from cm3leon_jax.data.refusals import Refusals, RefusedError
@@ -59,7 +59,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     """
     if not folder.start(config, workdir):
         return
-    sharding.use_platform(config.num_cpu_devices)
+    cpu.use_devices(config.num_cpu_devices)
     sharding.check_batch(config.batch_size)
     root = pathlib.Path(workdir)
     shape = vqgan.VqganConfig(**config.model)

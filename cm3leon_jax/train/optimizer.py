@@ -141,6 +141,7 @@ def _rows_alone(rows: tuple[int, int], other: float) -> optax.GradientTransforma
     """Puts a number in the place of updates of all but some rows of tables."""
 
     def update(updates: Any, params: Any) -> Any:
+        """The updates, the other rows of tables replaced."""
         del params
 
         def one(path, x):

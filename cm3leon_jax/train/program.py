@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from cm3leon_jax import sharding
+from cm3leon_jax import cpu, sharding
 from cm3leon_jax import vocab as vocab_lib
 from cm3leon_jax.documents.packing import Batch
 from cm3leon_jax.models import kernels, transformer
@@ -81,7 +81,7 @@ def make(
         in_shardings=(places, sharding.batch_sharding(mesh)),
         out_shardings=(places, None),
         donate_argnums=0,
-        compiler_options=sharding.compiler_options(mesh),
+        compiler_options=cpu.compiler_options(mesh),
     )
     return Program(jitted, jax.jit(init, out_shardings=places), places, mesh)
 

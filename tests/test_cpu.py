@@ -1,0 +1,22 @@
+"""How steps are compiled for a CPU."""
+
+import types
+
+import jax
+import numpy as np
+
+from cm3leon_jax import cpu, sharding
+
+
+def test_compiler_of_this_cpu_takes_the_options():
+    options = cpu.compiler_options(sharding.make_mesh(sharding.MeshConfig()))
+    assert options
+    doubled = jax.jit(lambda x: 2 * x, compiler_options=options)
+    np.testing.assert_array_equal(doubled(np.arange(3)), [0, 2, 4])
+
+
+def test_other_devices_get_no_options_of_the_cpu():
+    mesh = types.SimpleNamespace(
+        devices=np.array([types.SimpleNamespace(platform="tpu")])
+    )
+    assert cpu.compiler_options(mesh) == {}
