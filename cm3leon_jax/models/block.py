@@ -235,11 +235,14 @@ class Block(nnx.Module):
                 self._share(v_BHMK, 1),
                 past_B11M,
             )
-            # Never true, but XLA must have read the cache before it knows where to
+            # Never true, but XLA must have read the cache before it knows what to
             # write, and so writes in place; else it copies all of it at every step.
-            start += mixed_BLHK[0, 0, 0, 0] < -jnp.inf
-            k_BHMK = attention_lib.write(k_BHMK, new_k_BLHK, start)
-            v_BHMK = attention_lib.write(v_BHMK, new_v_BLHK, start)
+            is_never_BLGK = mixed_BLHK[:, :, : self.config.kv_heads] < -jnp.inf
+            new_k_BLGK, new_v_BLGK = (
+                jnp.where(is_never_BLGK, 0, new) for new in (new_k_BLHK, new_v_BLHK)
+            )
+            k_BHMK = attention_lib.write(k_BHMK, new_k_BLGK, start)
+            v_BHMK = attention_lib.write(v_BHMK, new_v_BLGK, start)
         x_BLD = x_BLD + self._out(mixed_BLHK.astype(x_BLD.dtype))
         return x_BLD + self._mlp(x_BLD), k_BHMK, v_BHMK
 
