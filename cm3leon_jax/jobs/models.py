@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ml_collections
 
 from cm3leon_jax import api, sharding
@@ -19,6 +21,7 @@ def load(config: ml_collections.ConfigDict) -> api.Model:
       FileNotFoundError: If there is no such model.
       ValueError: If the mesh does not fit devices and model.
     """
-    shapes = {name: tuple(sizes) for name, sizes in config.shapes.to_dict().items()}
+    sizes = config.shapes.to_dict().items()
+    shapes: dict[str, Any] = {name: tuple(several) for name, several in sizes}
     mesh = sharding.MeshConfig(**config.mesh.to_dict())
     return api.load(config.model, shapes=engine.Shapes(**shapes), mesh=mesh)

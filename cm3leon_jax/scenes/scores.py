@@ -40,10 +40,12 @@ def relations(requested: Scene, seen: Scene) -> float:
         raise ValueError("a scene of fewer than two objects has no relation to judge")
     found = {(thing.colour, thing.shape): thing for thing in seen.things}
     right = 0
-    for pair in pairs:
-        drawn = [found.get((thing.colour, thing.shape)) for thing in pair]
-        if drawn[0] is not None and drawn[1] is not None:
-            right += language.relation(*drawn) == language.relation(*pair)
+    for first, second in pairs:
+        one = found.get((first.colour, first.shape))
+        other = found.get((second.colour, second.shape))
+        if one is not None and other is not None:
+            asked = language.relation(first, second)
+            right += language.relation(one, other) == asked
     return right / len(pairs)
 
 
