@@ -25,7 +25,6 @@ import contextlib
 import importlib
 import logging
 import os
-import pathlib
 import sys
 import traceback
 from collections.abc import Sequence
@@ -35,6 +34,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from cm3leon_jax import storage
 from cm3leon_jax.jobs import folder
 
 _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
@@ -63,13 +63,6 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(_refuse(f"unexpected arguments {argv[1:]}; flags begin with --"))
     if flags.FLAGS["config"].value is None or _WORKDIR.value is None:
         sys.exit(_refuse("both --config and --workdir are needed"))
-    if "://" in _WORKDIR.value:
-        sys.exit(
-            _refuse(
-                f"--workdir {_WORKDIR.value} is no folder; mount the bucket"
-                " (docs/pod.md) and give the folder where it is"
-            )
-        )
     _log()
     config = _CONFIG.value
     try:
@@ -77,9 +70,20 @@ def main(argv: Sequence[str]) -> None:
     except OSError:  # what could not be read says so when it is first asked
         path = config_flags.get_config_filename(flags.FLAGS["config"])
         sys.exit(_refuse(f"no config file {path}; see the folder configs/"))
+    if "://" in _WORKDIR.value and not (
+        name in folder.BUCKET_JOBS and storage.is_in_bucket(_WORKDIR.value)
+    ):
+        sys.exit(
+            _refuse(
+                f"--workdir {_WORKDIR.value} is no folder, and the job {name!r} needs"
+                " one: mount the bucket (launch/README.md) and give the folder where it"
+                f" is; in a bucket (gs://) work {', '.join(folder.BUCKET_JOBS)}"
+            )
+        )
     _keep_compiled(_WORKDIR.value)
     job = importlib.import_module(f"cm3leon_jax.jobs.{name}")
     try:
+        storage.place(_WORKDIR.value)  # refuses where a package is missing
         job.run(config, _WORKDIR.value)
     except (ValueError, OSError, FloatingPointError) as error:
         _end(_report(error, _WORKDIR.value))
@@ -119,17 +123,20 @@ def _keep_compiled(workdir: str) -> None:
 
     JAX reads the variable when it is imported, which only jobs do.
     """
-    cache = f"{os.path.abspath(workdir)}/{folder.COMPILE_CACHE}"
+    if not storage.is_in_bucket(workdir):
+        workdir = os.path.abspath(workdir)
+    cache = f"{workdir}/{folder.COMPILE_CACHE}"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
 
 
 def _report(error: Exception, workdir: str) -> int:
     """Prints one line for a person and keeps the trace for a developer."""
-    trace = pathlib.Path(workdir) / folder.ERROR_LOG
     kept = ""
-    with contextlib.suppress(OSError):  # the disk may be what is full
+    # The disk may be what is full, and the package for buckets what is missing.
+    with contextlib.suppress(OSError, ValueError):
+        trace = storage.place(workdir) / folder.ERROR_LOG
         if trace.parent.is_dir():
-            trace.write_text(traceback.format_exc(), encoding="utf-8")
+            storage.write_bytes(trace, traceback.format_exc().encode())
             kept = f" (trace: {trace})"
     lines = str(error).strip().splitlines() or [repr(error)]
     _refuse(f"{lines[0]}{kept}")

@@ -1,35 +1,62 @@
-"""Arrays and small records on disk: atomic writes, digests, a lock.
+"""Arrays and small records, on a disk or in a bucket: atomic writes, digests, journals.
 
 A file under its final name is whole: it is written beside it, flushed to the disk and
-renamed. Arrays are safetensors; records are JSON. Nothing is unpickled, ever.
+renamed. In a bucket (`gs://`) nothing can be renamed, and nothing need be: an object
+comes whole or not at all. Arrays are safetensors; records are JSON. Nothing is
+unpickled, ever.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
+import io
 import json
 import os
 import pathlib
-import secrets
-import socket
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from typing import IO, Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
+from etils import epath
+
+if TYPE_CHECKING:
+    import tensorstore
 
 Path = str | os.PathLike[str]
+_BUCKET = "gs://"
 _READ_BYTES = 1 << 20
-_LEASE_SECONDS = 60.0  # that a lock of another host holds without being renewed
-_RENEW_SECONDS = 15.0
-_SETTLE_SECONDS = 0.1
-_LOST_EXIT_CODE = 4  # as of what cannot be written, see `cm3leon_jax.main`
+_JOURNAL_SECONDS = 10.0  # between two writes of an object that grows
+
+
+def is_in_bucket(path: Path) -> bool:
+    """Whether a path is an address of Google Storage."""
+    return os.fspath(path).startswith(_BUCKET)
+
+
+def place(path: Path) -> epath.Path:
+    """Returns an absolute path, on a disk or in a bucket.
+
+    Raises:
+      ValueError: If it is in a bucket and the package for that is not installed.
+    """
+    if not is_in_bucket(path):
+        return epath.Path(path).absolute()
+    if importlib.util.find_spec("gcsfs") is None:
+        raise ValueError(
+            f"{path} needs the package gcsfs; install cm3leon-jax[gcs], or mount the"
+            " bucket and give the folder where it is"
+        )
+    import fsspec.config  # before the first use, which keeps what it finds here
+
+    # Other hosts, and TensorStore in this one, write what a list from before lacks.
+    fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
+    return epath.Path(path)
 
 
 @contextlib.contextmanager
@@ -38,6 +65,11 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
 
     What an exception leaves half written is deleted.
     """
+    if is_in_bucket(path):
+        with io.BytesIO() as file:
+            yield file
+            _upload(path, file.getvalue())
+        return
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -51,6 +83,33 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
     finally:
         with contextlib.suppress(FileNotFoundError):  # it was renamed
             os.unlink(name)
+
+
+def objects(folder: Path) -> tensorstore.KvStore:
+    """Returns the objects below an address of a bucket, which can be compared and set.
+
+    TensorStore's own client: a write is one request, which may ask for the generation
+    that it replaces.
+    """
+    import tensorstore
+
+    return tensorstore.KvStore.open(f"{os.fspath(folder).rstrip('/')}/").result()
+
+
+def _upload(path: Path, data: bytes) -> None:
+    where = place(path)
+    try:
+        objects(where.parent).write(where.name, data).result()
+    except (ValueError, RuntimeError) as error:
+        raise OSError(f"{path} could not be written: {error}") from error
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copies the files below a folder, to a disk or into a bucket."""
+    for path in sorted(pathlib.Path(source).rglob("*")):
+        if path.is_file():
+            there = place(target) / path.relative_to(source).as_posix()
+            write_bytes(there, path.read_bytes())
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -72,7 +131,7 @@ def read_json(path: Path) -> Any:
       FileNotFoundError: If there is none.
       ValueError: If it is not JSON, with the file's name.
     """
-    text = pathlib.Path(path).read_text(encoding="utf-8")
+    text = place(path).read_text(encoding="utf-8")
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -142,113 +201,55 @@ def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     return arrays, metadata
 
 
-@contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Holds a folder for one writer; a dead writer's lock is taken over.
+class Journal:
+    """Lines that are added to a file, on a disk or in a bucket; of the only writer.
 
-    Whether a holder of this host lives is asked of the system. One of another host lives
-    if it renewed its lock within the last minute (by clocks that agree to some seconds);
-    the first writer of a new machine goes on a minute after the old one was taken away.
-    A holder that finds its lock taken over, since it was suspended for longer than that,
-    ends at once: there are never two writers.
-
-    Raises:
-      ValueError: If another process of this host holds it and lives.
-      BlockingIOError: If a process of another host does; it may be gone in a minute.
+    On a disk a line is written when it is added. An object can only be written whole,
+    and once a second at most: it is, some seconds after the last time, and at `flush`.
     """
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "writer.lock"
-    me = {
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
-        "nonce": secrets.token_hex(),
-    }
-    while not _claim(path, me):
-        _take_over(path, me)
-    ended = threading.Event()
-    thread = threading.Thread(
-        target=_renew, args=(path, me, ended), name="lock", daemon=True
-    )
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-        if _holder(path).get("nonce") == me["nonce"]:
-            path.unlink(missing_ok=True)
 
+    def __init__(self, path: Path):
+        """Reads nothing yet; the file is made by the first line."""
+        self._path = place(path)
+        self._is_object = is_in_bucket(path)
+        self._lines: list[str] | None = None  # of an object, once it was read
+        self._num_written = 0  # of them
+        self._since = 0.0  # seconds, when they were
 
-def _claim(path: pathlib.Path, me: dict[str, Any]) -> bool:
-    """Makes the lock, if there is none and nobody else makes it meanwhile."""
-    try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-    except FileExistsError:
-        return False
-    with os.fdopen(handle, "w") as file:
-        json.dump(me | {"renewed": time.time()}, file)
-    # Who found the same dead lock may have removed this one, and where creating is not
-    # exclusive (buckets that are mounted) another may have written over it.
-    time.sleep(_SETTLE_SECONDS)
-    return _holder(path).get("nonce") == me["nonce"]
+    def append(self, line: str) -> None:
+        """Adds a line, given without its end."""
+        if not self._is_object:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(f"{line}\n")
+            return
+        if self._lines is None:
+            self._lines = self._read()
+            self._num_written = len(self._lines)
+        self._lines.append(f"{line}\n")
+        if time.monotonic() > self._since + _JOURNAL_SECONDS:
+            self.flush()
 
+    def keep(self, is_kept: Callable[[str], bool]) -> None:
+        """Takes out the lines that are not to be kept, all at once."""
+        lines = self._read() if self._lines is None else self._lines
+        kept = [line for line in lines if is_kept(line)]
+        if len(kept) < len(lines):
+            self._write(kept)
 
-def _renew(path: pathlib.Path, me: dict[str, Any], ended: threading.Event) -> None:
-    """Says every few seconds that the holder lives."""
-    while not ended.wait(_RENEW_SECONDS):
-        if _holder(path).get("nonce", me["nonce"]) != me["nonce"]:
-            message = f"another process took over {path}; this one ends at once"
-            print(f"error: {message}", file=sys.stderr, flush=True)
-            os._exit(_LOST_EXIT_CODE)  # anything more would be a second writer's
+    def flush(self) -> None:
+        """Returns when all lines are where others see them."""
+        if self._lines is not None and self._num_written < len(self._lines):
+            self._write(self._lines)
+
+    def _read(self) -> list[str]:
         try:
-            write_json(path, me | {"renewed": time.time()})
-        except OSError as error:  # it counts as dead when this goes on
-            print(f"{path} is not renewed: {error}", file=sys.stderr, flush=True)
+            return self._path.read_text(encoding="utf-8").splitlines(keepends=True)
+        except FileNotFoundError:
+            return []
 
-
-def _take_over(path: pathlib.Path, me: dict[str, Any]) -> None:
-    """Removes the lock of a dead process; raises if its holder lives."""
-    try:
-        age = time.time() - path.stat().st_mtime
-    except FileNotFoundError:
-        return
-    holder = _holder(path)
-    if not holder and age < _SETTLE_SECONDS:
-        time.sleep(_SETTLE_SECONDS)  # it is being filled, or its writer died over it
-        return
-    where = f"process {holder.get('pid')} on {holder.get('host')}"
-    if holder.get("host", me["host"]) != me["host"]:
-        silent = time.time() - holder.get("renewed", 0.0)
-        if silent < _LEASE_SECONDS:
-            raise BlockingIOError(
-                f"{path.parent} is being written by {where}, which said so"
-                f" {silent:.0f} s ago; stop it, or start again when it has been silent"
-                f" for {_LEASE_SECONDS:.0f} s"
-            )
-    elif _lives(holder.get("pid")):
-        raise ValueError(
-            f"{path.parent} is being written by {where}; stop it, or delete {path} if"
-            " it is gone"
-        )
-    path.unlink(missing_ok=True)
-
-
-def _holder(path: pathlib.Path) -> dict[str, Any]:
-    """What a lock says; nothing if there is none, or it is not filled yet."""
-    try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
-
-
-def _lives(pid: int | None) -> bool:
-    if pid is None or pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    def _write(self, lines: list[str]) -> None:
+        write_bytes(self._path, "".join(lines).encode())
+        if self._is_object:
+            self._lines, self._num_written = lines, len(lines)
+            self._since = time.monotonic()

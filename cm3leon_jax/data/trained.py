@@ -84,7 +84,7 @@ def places(path: Path) -> Places:
     Raises:
       FileNotFoundError: If there is no model, or a part of the run is gone.
     """
-    root = pathlib.Path(path)
+    root = storage.place(path)
     if (root / export.ABOUT_FILE).exists():
         coordinates = storage.read_json(root / export.ABOUT_FILE)["coordinates"]
         text = text_tokenizers.find(root)
@@ -141,7 +141,7 @@ def load_bank(path: Path) -> tuple[Bank | None, clip.ClipEmbedder] | None:
 
 def shards_folder(path: Path) -> pathlib.Path:
     """The folder of the shards that a run's model was trained on."""
-    folder = _job_folder(pathlib.Path(path))
+    folder = _job_folder(storage.place(path))
     return _beside(folder, storage.read_json(folder / "config.json")["shards"])
 
 
@@ -182,7 +182,7 @@ def _job_folder(path: pathlib.Path) -> pathlib.Path:
 def _beside(folder: pathlib.Path, name: str) -> pathlib.Path:
     """A folder that a config names; if the run was moved, the one beside the job's."""
     named = pathlib.Path(name)
-    moved = folder.absolute().parent / named.name
+    moved = storage.place(folder).parent / named.name
     if named.exists():
         return named
     if moved.exists():

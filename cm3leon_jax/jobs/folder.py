@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import difflib
 import logging
-import pathlib
 import re
 from typing import Any
 
 import ml_collections
+from etils import epath
 
 from cm3leon_jax import storage
 
@@ -28,6 +28,7 @@ _CONFIG = "config.json"
 DONE = "done.json"
 ERROR_LOG = "error.log"
 STAGES = "stages.json"
+BUCKET_JOBS = ("train", "rehearse", "status")  # whose --workdir may be gs://
 COMPILE_CACHE = "compile_cache"
 REDACTED = "(not written: a secret)"
 _SECRET = re.compile(
@@ -79,7 +80,7 @@ def start(config: ml_collections.ConfigDict, workdir: str) -> bool:
     Raises:
       ValueError: If the folder was made with another config.
     """
-    folder = pathlib.Path(workdir)
+    folder = storage.place(workdir)
     plain = resolved(config)
     if _holds_work(folder) and (folder / _CONFIG).exists():
         found = storage.read_json(folder / _CONFIG)
@@ -103,12 +104,12 @@ def start(config: ml_collections.ConfigDict, workdir: str) -> bool:
 
 def finish(workdir: str, summary: dict[str, Any]) -> None:
     """Marks a job as complete, with the numbers that it wants remembered."""
-    storage.write_json(pathlib.Path(workdir) / DONE, summary)
+    storage.write_json(storage.place(workdir) / DONE, summary)
 
 
 def summary(workdir: str) -> dict[str, Any] | None:
     """What `finish` was given, or None if the job is not complete."""
-    path = pathlib.Path(workdir) / DONE
+    path = storage.place(workdir) / DONE
     return storage.read_json(path) if path.exists() else None
 
 
@@ -139,7 +140,7 @@ def compare(old: Any, new: Any, path: str = "config") -> list[str]:
     return [] if old == new else [f"{path}: {old!r} -> {new!r}"]
 
 
-def _holds_work(root: pathlib.Path) -> bool:
+def _holds_work(root: epath.Path) -> bool:
     """Whether a job has made anything below a folder."""
     if not root.is_dir():
         return False

@@ -66,7 +66,7 @@ def announce(
         decode = None
     text = report.text(found, vocab, decode)
     print(text)
-    storage.write_bytes(pathlib.Path(workdir) / FILE, f"{text}\n".encode())
+    storage.write_bytes(storage.place(workdir) / FILE, f"{text}\n".encode())
 
 
 def documents_a_token(config: ml_collections.ConfigDict, loader: LoaderConfig) -> float:

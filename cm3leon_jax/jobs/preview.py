@@ -75,7 +75,7 @@ class Preview:
         originals = self.images.decode(codes)
         given = [self.texts.decode(self._text(d).tolist()) for d in self.documents]
         sheet = np.concatenate([_row(originals), _row(pictures)])
-        root = pathlib.Path(workdir) / FOLDER
+        root = storage.place(workdir) / FOLDER
         storage.write_bytes(root / f"{step:08d}.png", _png(sheet))
         captions = [
             {"caption": text, "written": new}

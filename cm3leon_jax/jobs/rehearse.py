@@ -9,7 +9,6 @@ checkpoints. The step is compiled once; the estimate is made of that very progra
 from __future__ import annotations
 
 import logging
-import pathlib
 import statistics
 import time
 from typing import Any
@@ -69,7 +68,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     } | report.speed(planned, seconds)
     found["measured"] = measured
     if hosts.is_first():
-        storage.write_json(pathlib.Path(workdir) / _REHEARSAL, found)
+        storage.write_json(storage.place(workdir) / _REHEARSAL, found)
         print(report.table(found))
         print(_measured(measured))
         folder.finish(workdir, measured)

@@ -18,7 +18,6 @@ import fnmatch
 import importlib.metadata
 import json
 import logging
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +25,7 @@ import ml_collections
 
 from cm3leon_jax import storage
 from cm3leon_jax.jobs import folder
-from cm3leon_jax.train import hosts, loop
+from cm3leon_jax.train import hosts, lock, loop
 
 _LOGGER = logging.getLogger(__name__)
 _CONFIG = "config.json"
@@ -56,7 +55,7 @@ def start(config: ml_collections.ConfigDict, workdir: str) -> bool:
     Raises:
       ValueError: If the folder was made with another config, naming the fields.
     """
-    path = pathlib.Path(workdir) / _CONFIG
+    path = storage.place(workdir) / _CONFIG
     if path.exists():
         found = storage.read_json(path)
         resolved = folder.resolved(config)
@@ -82,7 +81,7 @@ def only_writer(workdir: str) -> Iterator[None]:
     Raises:
       ValueError: If another run that lives holds it.
     """
-    held = storage.lock(workdir) if hosts.is_first() else contextlib.nullcontext()
+    held = lock.hold(workdir) if hosts.is_first() else contextlib.nullcontext()
     with held:
         yield
 
@@ -191,5 +190,6 @@ def _note(workdir: str, changes: Sequence[str]) -> None:
     for line in told:
         _LOGGER.warning("going on with a change: %s", line)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    with (pathlib.Path(workdir) / _CHANGES).open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"time": now, "changes": told}) + "\n")
+    journal = storage.Journal(storage.place(workdir) / _CHANGES)
+    journal.append(json.dumps({"time": now, "changes": told}))
+    journal.flush()

@@ -8,13 +8,13 @@ Ends with exit code 6 if a host is silent or stalled, so that a cluster can act 
 """
 
 import datetime
-import pathlib
 import sys
 import time
 from typing import Any
 
 import ml_collections
 
+from cm3leon_jax import storage
 from cm3leon_jax.train import heartbeat
 
 
@@ -25,7 +25,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
       FileNotFoundError: If no host of a run ever wrote a heartbeat there.
       SystemExit: If a host is silent or stalled.
     """
-    found = heartbeat.read(str(pathlib.Path(workdir) / heartbeat.FOLDER))
+    found = heartbeat.read(str(storage.place(workdir) / heartbeat.FOLDER))
     if not found:
         raise FileNotFoundError(
             f"no heartbeat in {workdir}; --workdir is the folder of a training run"

@@ -175,7 +175,7 @@ def _writer(
     if config.watch.tensorboard and hosts.is_first():
         sinks.append(writers.TensorBoard(_path(workdir, "tensorboard")))
     if config.watch.wandb_project and hosts.is_first():
-        place = pathlib.Path(workdir).absolute()
+        place = storage.place(workdir)
         digest = hashlib.sha256(str(place).encode()).hexdigest()
         sinks.append(
             writers.WeightsAndBiases(
@@ -212,7 +212,7 @@ def _preview(
 
 
 def _path(workdir: str, name: str) -> str:
-    return str(pathlib.Path(workdir) / name)
+    return str(storage.place(workdir) / name)
 
 
 def _resolve(config: ml_collections.ConfigDict) -> _Parts:
@@ -346,5 +346,5 @@ def _context(
         },
         "model": dataclasses.asdict(parts.model),
         "shards": parts.info.to_json(),
-        "config": storage.read_json(pathlib.Path(workdir) / "config.json"),
+        "config": storage.read_json(storage.place(workdir) / "config.json"),
     }

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
+from cm3leon_jax import storage
 from cm3leon_jax.train import hosts, unit
 from cm3leon_jax.train.unit import DamagedError
 
@@ -86,7 +87,7 @@ class Checkpointer:
             raise ValueError(f"{keep_last=} must be at least 1")
         if on_error not in ON_ERROR:
             raise ValueError(f"{on_error=} must be one of {ON_ERROR}")
-        self._folder = _absolute(folder)
+        self._folder = storage.place(folder)
         self._keep_last = keep_last
         self._keep_every = keep_every
         self._best_metric = best_metric
@@ -237,7 +238,7 @@ class Checkpointer:
     def _remove(self, step: int) -> None:
         path = unit.folder(self._folder, step)
         if hosts.is_first() and path.exists():
-            path.rmtree(missing_ok=True)
+            unit.remove(path)
         hosts.wait()
 
 
@@ -261,7 +262,7 @@ def read(
       FileNotFoundError: if there is no checkpoint.
       DamagedError: if the named step, or every step, is damaged.
     """
-    path = _absolute(folder)
+    path = storage.place(folder)
     found = unit.steps(path)
     steps = found if step is None else [step]
     if not steps or steps[0] not in found:
@@ -288,7 +289,7 @@ def best_step(folder: str, metric: str, *, is_highest_best: bool = False) -> int
     Raises:
       FileNotFoundError: if no checkpoint has it.
     """
-    path = _absolute(folder)
+    path = storage.place(folder)
     judged = {}
     for step in unit.steps(path):
         try:
@@ -356,11 +357,6 @@ def _checkpoint(step: int, state: Any, manifest: Mapping[str, Any]) -> Checkpoin
         metrics=manifest.get("metrics", {}),  # format 1 had neither
         log=manifest.get("log"),
     )
-
-
-def _absolute(folder: str) -> epath.Path:
-    path = epath.Path(folder)
-    return path if "://" in str(folder) else path.absolute()
 
 
 def _refuse_other_shapes(

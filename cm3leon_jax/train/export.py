@@ -127,6 +127,6 @@ def load(
       FileNotFoundError: if there is neither.
       ValueError: if it is damaged, or of another model than `like`.
     """
-    if (pathlib.Path(path) / ABOUT_FILE).exists():
+    if (storage.place(path) / ABOUT_FILE).exists():
         return read(path)
     return state.load_model(str(path), like=like)

@@ -8,27 +8,30 @@ start-up, compiling, waiting for data, saving, evaluating, lying dead and repeat
 cost is the rest of it. It is carried from start to start by the heartbeats themselves.
 
 A thread of its own writes, so that a slow disk keeps no step waiting, and a host that
-hangs still says so. It needs the interpreter's lock: code that holds it for ever (no
-call of JAX does) silences it, which whoever reads the heartbeats sees by their age.
+hangs still says so; another watches, in case it is the disk that hangs. They need the interpreter's lock: code that holds it for ever (no
+call of JAX does) silences them, which whoever reads the heartbeats sees by their age.
 """
 
 import contextlib
 import faulthandler
 import logging
 import os
-import pathlib
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+from etils import epath
 
 from cm3leon_jax import storage
 
 _LOGGER = logging.getLogger(__name__)
 FOLDER = "heartbeats"
 STALLED_EXIT_CODE = 6
+_TELL_SECONDS = 10.0  # that a process that hangs has for leaving its stacks
 _NUM_MARKS = 8  # checkpoints whose productive time is remembered
 _SHOWN = ("loss", "tokens_per_second", "utilisation")
 
@@ -61,7 +64,7 @@ class Heartbeat:
                 " not longer; try 10, or set both to 0"
             )
         host = jax.process_index()
-        self._path = pathlib.Path(folder) / f"host-{host}.json"
+        self._path = storage.place(folder) / f"host-{host}.json"
         self._stacks = self._path.with_name(f"stall-{host}.txt")
         self._num_steps = num_steps
         self._tokens_per_step = tokens_per_step
@@ -75,6 +78,7 @@ class Heartbeat:
         self._last = time.monotonic()
         self._fields: dict[str, Any] = {"step": 0}
         self._ended = threading.Event()
+        self._writing = threading.Lock()
 
     @property
     def is_kept(self) -> bool:
@@ -138,31 +142,42 @@ class Heartbeat:
             return
         self._ended.clear()
         self._last = time.monotonic()
-        thread = threading.Thread(target=self._work, name="heartbeat", daemon=True)
-        thread.start()
+        threads = [
+            threading.Thread(target=work, name=name, daemon=True)
+            for name, work in (("heartbeat", self._work), ("watchdog", self._watch))
+        ]
+        for thread in threads:
+            thread.start()
         state = "stopped"
         try:
             yield
             state = "done"
         finally:
             self._ended.set()
-            thread.join()
+            for thread in threads:
+                thread.join()
             self._write(state)
 
     def _work(self) -> None:
         self._write("running")
         while not self._ended.wait(self._every):
-            silent = time.monotonic() - self._last
-            if self._stall and silent > self._stall:
-                self._give_up(silent)
             self._write("running")
+
+    def _watch(self) -> None:
+        """Looks for a stall; writes nothing, since a disk may be what hangs."""
+        while self._stall and not self._ended.wait(self._every):
+            silent = time.monotonic() - self._last
+            if silent > self._stall:
+                self._give_up(silent)
 
     def _give_up(self, silent: float) -> None:
         """Says where all threads stand, and ends the process."""
-        self._write("stalled")
-        with contextlib.suppress(OSError), self._stacks.open("w") as file:
-            faulthandler.dump_traceback(file, all_threads=True)
-        faulthandler.dump_traceback(all_threads=True)
+        self._ended.set()  # nothing is written after what is told here
+        stacks = _stacks()
+        telling = threading.Thread(target=self._tell, args=(stacks,), daemon=True)
+        telling.start()
+        telling.join(_TELL_SECONDS)
+        print(stacks.decode(), file=sys.stderr, flush=True)
         _LOGGER.critical(
             "stalled: no step for %.0f s after step %d (watch.stall_seconds=%g);"
             " threads in %s; exit code %d, start the same command again",
@@ -173,6 +188,12 @@ class Heartbeat:
             STALLED_EXIT_CODE,
         )
         os._exit(STALLED_EXIT_CODE)  # a thread hangs: nothing can be closed in order
+
+    def _tell(self, stacks: bytes) -> None:
+        """Leaves the stacks beside the last heartbeat."""
+        with contextlib.suppress(OSError):
+            storage.write_bytes(self._stacks, stacks)
+        self._write("stalled")
 
     def _write(self, state: str) -> None:
         record = {
@@ -187,18 +208,27 @@ class Heartbeat:
             "marks": {str(step): seconds for step, seconds in self._marks.items()},
         }
         try:
-            storage.write_json(self._path, record)
+            with self._writing:  # one after the other: the last one tells
+                storage.write_json(self._path, record)
         except (OSError, ValueError) as error:  # a run does not end for want of it
             _LOGGER.warning("no heartbeat: %s", error)
 
 
 def read(folder: str) -> list[dict[str, Any]]:
     """Returns the newest heartbeat of every host, in their order."""
-    paths = pathlib.Path(folder).glob("host-*.json")
+    paths = storage.place(folder).glob("host-*.json")
     return sorted(map(storage.read_json, paths), key=lambda each: each["host"])
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
+def _stacks() -> bytes:
+    """Where all threads stand, as text."""
+    with tempfile.TemporaryFile() as file:  # a file of the system is wanted
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        return file.read()
+
+
+def _read(path: epath.Path) -> dict[str, Any]:
     try:
         return storage.read_json(path)
     except (FileNotFoundError, ValueError):  # none, or cut off: time is counted anew

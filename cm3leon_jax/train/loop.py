@@ -207,6 +207,7 @@ class _Run:
     ) -> None:
         """Starts to save the state, if its numbers are finite."""
         self._log.check(done, self._metrics)
+        self._log.sync()  # what a checkpoint is from the log must hold too
         place = self._batches.get_state()
         checkpointer.save(done, self.state, place, scores, self._log.unwritten())
 
@@ -306,6 +307,10 @@ class _Log:
             self._looked = step
             self._inspect(step, metrics)
         self._writer.flush()
+
+    def sync(self) -> None:
+        """Returns when the entries so far are written for good."""
+        self._writer.sync()
 
     def check(self, step: int, metrics: Metrics) -> None:
         """Refuses to save a state whose numbers are not finite."""

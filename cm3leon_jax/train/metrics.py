@@ -9,13 +9,13 @@ never makes the device wait. Where else they go (`writers`) and what follows fro
 
 import json
 import math
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
+from cm3leon_jax import storage
 from cm3leon_jax.train import hosts
 
 SKIPPED = (
@@ -61,7 +61,7 @@ class Writer:
           sinks: further places.
           derive: from an entry's means to what is written in their place.
         """
-        self._path = pathlib.Path(path)
+        self._journal = storage.Journal(path)
         self._sinks = sinks if hosts.is_first() else ()
         self._derive = derive
         self._pending: tuple[int, Any] | None = None
@@ -100,9 +100,7 @@ class Writer:
         # JSON has no NaN: what is not finite is written as text.
         entry = {k: v if math.isfinite(v) else str(v) for k, v in numbers.items()}
         if hosts.is_first():
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self._path, "a") as file:
-                file.write(json.dumps({"step": step} | entry) + "\n")
+            self._journal.append(json.dumps({"step": step} | entry))
         for sink in self._sinks:
             sink.write(step, numbers)
         self.latest = numbers
@@ -124,25 +122,27 @@ class Writer:
         """Drops entries after `step`, which a resumed run will write again."""
         for sink in self._sinks:
             sink.rewind(step)
-        if not self._path.exists() or not hosts.is_first():
-            return
-        lines = self._path.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if _is_until(line, step)]
-        if len(kept) < len(lines):
-            self._path.write_text("".join(kept))
+        if hosts.is_first():
+            self._journal.keep(lambda line: _is_until(line, step))
+
+    def sync(self) -> None:
+        """Returns when the entries so far would outlive this process's machine."""
+        if hosts.is_first():
+            self._journal.flush()
 
     def close(self) -> None:
         """Writes what is still in memory, whatever made the run end."""
         try:
             self.flush()
         finally:
+            self.sync()
             for sink in self._sinks:
                 sink.close()
 
 
 def read(path: str) -> list[dict[str, Any]]:
     """Returns the entries of a file that `Writer` wrote, in order."""
-    lines = pathlib.Path(path).read_text().splitlines()
+    lines = storage.place(path).read_text().splitlines()
     return [json.loads(line) for line in lines]
 
 

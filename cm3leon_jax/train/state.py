@@ -1,6 +1,5 @@
 """What training changes: the step, the model's parameters, the optimizer's moments."""
 
-import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from cm3leon_jax import storage
 from cm3leon_jax.models import transformer
 from cm3leon_jax.train import checkpoint
 
@@ -69,7 +69,7 @@ def load_model(
         is not finite.
     """
     places = {f"model/{k}": x for k, x in checkpoint.flatten(like).items()}
-    folder = str(pathlib.Path(workdir) / CHECKPOINTS)
+    folder = str(storage.place(workdir) / CHECKPOINTS)
     found = checkpoint.read(folder, prefix="model/", like=places)
     for name, array in found.state.items():
         if not jnp.isfinite(array).all():

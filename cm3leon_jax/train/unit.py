@@ -4,7 +4,10 @@
       state/      named arrays
       manifest/   JSON with a digest of every array and one of itself
 
-Which steps there are, which are kept and what they mean is `checkpoint`'s.
+A folder takes its name when it is whole; in a bucket, where nothing is renamed, Orbax
+writes `commit_success.txt` last, and a step without it is none.
+
+Which steps are kept and what they mean is `checkpoint`'s.
 """
 
 import hashlib
@@ -18,10 +21,12 @@ import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from cm3leon_jax import storage
 from cm3leon_jax.train import digests, hosts
 
 FORMAT = 2
 _SHA_FORMAT = 1  # had one SHA-256 of each whole array
+_COMMITTED = "commit_success.txt"
 _NAME = re.compile(r"\d{8,}")
 # What Orbax, TensorStore, JSON and the file system raise over damaged or missing files,
 # or over a disk that is full.
@@ -41,9 +46,16 @@ def steps(root: epath.Path) -> list[int]:
     """Returns the steps that have a folder, the newest first, as the first host sees."""
     found = []
     if hosts.is_first() and root.exists():
-        names = [path.name for path in root.iterdir() if path.is_dir()]
+        names = [p.name for p in root.iterdir() if p.is_dir() and _is_committed(p)]
         found = sorted((int(n) for n in names if _NAME.fullmatch(n)), reverse=True)
     return hosts.first(found)
+
+
+def remove(path: epath.Path) -> None:
+    """Deletes a step; in a bucket it first ceases to be one."""
+    if storage.is_in_bucket(path):
+        (path / _COMMITTED).unlink(missing_ok=True)
+    path.rmtree(missing_ok=True)
 
 
 def make_manifest(
@@ -140,6 +152,10 @@ def digest_json(record: Mapping[str, Any]) -> str:
     """SHA-256 of JSON values, in the order of their names."""
     text = json.dumps(record, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_committed(path: epath.Path) -> bool:
+    return not storage.is_in_bucket(path) or (path / _COMMITTED).exists()
 
 
 def _template(entry: Mapping[str, Any], like: Any) -> Any:

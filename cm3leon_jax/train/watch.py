@@ -9,13 +9,15 @@ import contextlib
 import dataclasses
 import logging
 import math
+import shutil
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import psutil
 
-from cm3leon_jax import devices
+from cm3leon_jax import devices, storage
 from cm3leon_jax.models import transformer
 from cm3leon_jax.train import flops, guard
 
@@ -106,6 +108,7 @@ class Profile:
           num_steps: how many.
         """
         self._folder = folder
+        self._here = folder  # where the profiler writes: it knows no buckets
         self._steps = range(first_step, first_step + num_steps if first_step else 0)
         self._is_running = False
 
@@ -122,7 +125,9 @@ class Profile:
         """Begins to record, if this is the step; `pending` is waited for first."""
         if self._steps and step == self._steps[0]:
             jax.block_until_ready(pending)
-            jax.profiler.start_trace(self._folder)
+            if storage.is_in_bucket(self._folder):
+                self._here = tempfile.mkdtemp(prefix="profile-")
+            jax.profiler.start_trace(self._here)
             self._is_running = True
 
     def after(self, step: int, pending: Any) -> None:
@@ -134,6 +139,9 @@ class Profile:
     def _end(self) -> None:
         jax.profiler.stop_trace()
         self._is_running = False
+        if self._here != self._folder:
+            storage.copy(self._here, self._folder)
+            shutil.rmtree(self._here)
         _LOGGER.info("a profile of steps lies in %s", self._folder)
 
 

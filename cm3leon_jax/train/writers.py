@@ -7,10 +7,13 @@ writes scalars, pictures and texts; TensorBoard itself is needed by whoever look
 
 import importlib
 import pathlib
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+from cm3leon_jax import storage
 
 _EXTRAS = {"tensorboardX": "watch", "wandb": "wandb"}
 
@@ -81,6 +84,8 @@ class WeightsAndBiases:
           ValueError: if wandb is not installed.
         """
         wandb = _imported("wandb", "watch.wandb_project", off="")
+        if storage.is_in_bucket(folder):  # the service has it all
+            folder = tempfile.mkdtemp(prefix="wandb-")
         pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
         self._wandb = wandb
         self._run = wandb.init(

@@ -29,10 +29,10 @@ python() {
 setup() {
     [[ -x .venv/bin/python ]] || python .venv >&2
     .venv/bin/python -m pip install --quiet -r requirements.lock >&2
-    # libtpu of the very JAX that is locked.
+    # libtpu of the very JAX that is locked; gcsfs for workdirs with gs://.
     local jax
     jax=$(.venv/bin/python -c 'import importlib.metadata as m; print(m.version("jax"))')
-    .venv/bin/python -m pip install --quiet "jax[tpu]==$jax" -c requirements.lock >&2
+    .venv/bin/python -m pip install --quiet "jax[tpu]==$jax" gcsfs -c requirements.lock >&2
     .venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e . >&2
     echo "$NAME: ready with jax $jax, packages $(.venv/bin/python -m pip freeze |
         sed '/cm3leon/d' | sha256sum | cut -c1-12)"

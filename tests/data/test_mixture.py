@@ -1,5 +1,7 @@
 import collections
+import time
 
+import numpy as np
 import pytest
 
 from cm3leon_jax.data import mixture
@@ -34,6 +36,26 @@ def test_long_sets_are_shuffled_by_a_bijection_too():
     assert len(set(records)) == len(records) and max(records) < length
     whole = [mixture._shuffle(n, length, 7) for n in range(length)]
     assert len(set(whole)) == length
+
+
+def test_neighbours_in_a_sorted_set_do_not_stay_neighbours():
+    length = 100_000
+    mixed = Mixture([length], [1.0], seed=2)
+    records = np.array([mixed.place(n).record for n in range(length)], np.float64)
+    assert abs(np.corrcoef(records[:-1], records[1:])[0, 1]) < 0.01
+    assert abs(np.corrcoef(np.arange(length), records)[0, 1]) < 0.01
+
+
+@pytest.mark.parametrize("number", [10**9, 2**31 + 5, 2**40])
+def test_any_place_is_found_at_once_beyond_32_bits_too(number):
+    mixed = Mixture([10**6, 3 * 10**9], [1.0, 1.0], seed=0)
+    since = time.perf_counter()
+    place = mixed.place(number)
+    assert time.perf_counter() - since < 0.1
+    length = (10**6, 3 * 10**9)[place.set_index]
+    assert 0 <= place.record < length
+    # Each set has half of every block.
+    assert abs(place.epoch - (number // 2) // length) <= 1
 
 
 def test_the_order_depends_on_the_seed_alone():

@@ -1,10 +1,13 @@
 import dataclasses
 import json
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 
+from cm3leon_jax import storage
 from cm3leon_jax.data import pipeline, record, shards
 from cm3leon_jax.data.pipeline import SetSpec
 from cm3leon_jax.data.record import Neighbors, Record
@@ -185,6 +188,43 @@ def test_a_restored_state_gives_the_same_batches(sets, packing, prefetch):
                 _assert_equal(batch, next(other))
         next(iterator)
     assert len(json.dumps(iterator.get_state())) < 1000
+
+
+_FRESH = """
+import json, sys
+from cm3leon_jax.data import pipeline
+from tests.data import test_pipeline as here
+specs, packing, states = json.load(sys.stdin)
+sets = [here.SetSpec(*spec) for spec in specs]
+config = here.dataclasses.replace(here.SMALL, packing=packing)
+for state in states:
+    iterator = iter(pipeline.load(sets, config, prefetch=0))
+    iterator.set_state(state)
+    print(*(here.digest(next(iterator)) for _ in range(3)))
+"""
+
+
+def digest(batch):
+    return storage.digest_bytes(b"".join(np.asarray(x).tobytes() for x in batch))
+
+
+@pytest.mark.parametrize("packing", ["whole", "cut"])
+def test_every_place_of_forty_is_gone_on_from_in_a_fresh_process(sets, packing):
+    """Over several rounds of the sets, with rows that are open."""
+    config = dataclasses.replace(SMALL, packing=packing)
+    iterator = iter(pipeline.load(sets, config, prefetch=0))
+    states, digests = [], []
+    for _ in range(42):
+        states.append(json.loads(json.dumps(iterator.get_state())))
+        digests.append(digest(next(iterator)))
+    given = json.dumps([[dataclasses.astuple(s) for s in sets], packing, states[:40]])
+    command = [sys.executable, "-c", _FRESH]
+    done = subprocess.run(
+        command, input=given, capture_output=True, text=True, check=True, timeout=200
+    )
+    told = [line.split() for line in done.stdout.splitlines()]
+    assert told == [digests[k : k + 3] for k in range(40)]
+    assert len({*digests}) == 42
 
 
 def test_a_state_is_restored_within_50_ms(sets):

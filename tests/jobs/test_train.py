@@ -227,8 +227,8 @@ def test_second_writer_is_refused_at_once_by_name_and_a_dead_one_is_not(
     folder, interrupted
 ):
     code = (
-        "import sys, time; from cm3leon_jax import storage\n"
-        "with storage.lock(sys.argv[1]):\n  print('held', flush=True); time.sleep(60)"
+        "import sys, time; from cm3leon_jax.train import lock\n"
+        "with lock.hold(sys.argv[1]):\n  print('held', flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", code, str(interrupted)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:

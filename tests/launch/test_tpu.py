@@ -232,11 +232,16 @@ def test_gcloud_knows_every_command_that_is_sent(cloud, tmp_path):
     root = cloud(queue=["PROVISIONING"], preempt_after=[3])
     assert launch("until_done", *JOB, PROVISION="--reserved").returncode == 0
     assert launch("create", "--dry-run", "--spot", SLICES="4").returncode == 0
-    lines = {" ".join(map(_quoted, line)) for line in sent(root)}
+    assert_known(real, sent(root), tmp_path)
+
+
+def assert_known(gcloud, lines, folder):
+    """Asks the real gcloud about every command line."""
+    lines = {" ".join(map(_quoted, line)) for line in lines}
     listed = [{"command_string": line} for line in sorted(lines)]
-    commands = tmp_path / "commands.json"
+    commands = folder / "commands.json"
     commands.write_text(json.dumps(listed))
-    lint = [real, "meta", "lint-gcloud-commands", f"--commands-file={commands}"]
+    lint = [gcloud, "meta", "lint-gcloud-commands", f"--commands-file={commands}"]
     found = subprocess.run(lint, capture_output=True, text=True, check=True)
     results = json.loads(found.stdout)
     assert len(results) == len(lines) > 5

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +33,22 @@ def test_exported_weights_come_back_to_the_bit_with_what_was_said(tmp_path):
     assert about["coordinates"] == 16
     assert again.config.product_dtype is None
     assert again.config.num_layers == 2
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_arrays_of_a_checkpoint_are_the_same_for_scan_and_loop(remat):
+    """A run may change between them: nothing needs to be converted."""
+    configs = [
+        dataclasses.replace(CONFIG, scan_layers=scan, remat=remat)
+        for scan in (True, False)
+    ]
+    scanned, looped = (
+        _arrays(transformer.Transformer(config, rngs=nnx.Rngs(params=3)))
+        for config in configs
+    )
+    assert scanned.keys() == looped.keys()
+    for name, array in scanned.items():
+        np.testing.assert_array_equal(array, looped[name], err_msg=name)
 
 
 def test_bfloat16_export_is_the_rounded_model_in_half_the_bytes(tmp_path):

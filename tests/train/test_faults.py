@@ -84,14 +84,20 @@ final = loop.run(
 """
 
 
+def begin(folder, event="", count=1, *, devices=4, num_steps=14, rest=()):
+    """Starts a process of the script."""
+    command = [sys.executable, "-c", _RUN, folder, num_steps, devices, event, count]
+    return subprocess.Popen([str(x) for x in (*command, *rest)])
+
+
 def launch(folder, event="", count=1, *, devices=4, num_steps=14, hosts=1):
     """Runs the script, on one process or several; returns their exit codes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-c", _RUN, folder, num_steps, devices, event, count]
+    how = {"devices": devices, "num_steps": num_steps}
     running = [
-        subprocess.Popen([str(x) for x in (*command, index, hosts, port)])
+        begin(folder, event, count, **how, rest=(index, hosts, port))
         for index in range(hosts)
     ]
     return [process.wait(timeout=120) for process in running]

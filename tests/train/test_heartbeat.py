@@ -80,6 +80,14 @@ def test_heartbeat_says_how_a_run_goes(clock, tmp_path):
     )
 
 
+def test_tokens_are_counted_beyond_32_bits(clock, tmp_path):
+    pulse = heartbeat.Heartbeat(str(tmp_path), num_steps=300_000, tokens_per_step=2**23)
+    with pulse.beating():
+        beats(pulse, clock, [299_999])
+    (found,) = heartbeat.read(str(tmp_path))
+    assert found["tokens"] == 299_999 * 2**23
+
+
 def test_loop_beats_and_ends_as_done(tmp_path):
     folder = tmp_path / heartbeat.FOLDER
     pulse = heartbeat.Heartbeat(str(folder), num_steps=9, every_seconds=0.01)
@@ -126,6 +134,31 @@ def test_hang_ends_with_the_stacks_of_all_threads_and_its_exit_code(tmp_path):
     test_loop.train(tmp_path)
     entries = test_loop.trace(tmp_path)
     assert [entry["step"] for entry in entries] == list(range(1, 10))
+
+
+HANGING_DISK = """
+import sys, time
+from cm3leon_jax import storage
+storage.write_bytes = lambda path, data: time.sleep(100)
+from cm3leon_jax.train import heartbeat
+heartbeat._TELL_SECONDS = 0.5
+pulse = heartbeat.Heartbeat(
+    sys.argv[1], num_steps=9, every_seconds=0.2, stall_seconds=1.0)
+with pulse.beating():
+    time.sleep(100)
+"""
+
+
+def test_hang_ends_also_where_the_disk_is_what_hangs(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING_DISK, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == heartbeat.STALLED_EXIT_CODE
+    assert "stalled: no step for 1 s" in done.stderr and "hread 0x" in done.stderr
 
 
 def test_stalls_cannot_be_watched_without_a_heartbeat(tmp_path):

@@ -27,6 +27,14 @@ def test_schedule_warms_up_peaks_and_ends_at_its_share():
     assert values == sorted(values, reverse=True) and values[-1] >= 0.999e-3
 
 
+@pytest.mark.parametrize("step", [10**6, 2**31 - 1])
+def test_schedule_neither_restarts_nor_falls_below_its_end(step):
+    config = optimizer.OptimizerConfig(peak_lr=1e-3, warmup_steps=10, num_steps=100)
+    end = config.final_lr_share * config.peak_lr
+    assert float(optimizer.schedule(config)(step)) == pytest.approx(end)
+    assert float(optimizer.schedule(config)(jnp.int32(step))) == pytest.approx(end)
+
+
 def test_first_update_is_adam_with_decay_but_not_on_scales():
     update = optimizer.make(CONFIG, PARAMS)
     gradient = {
