@@ -92,7 +92,7 @@ class Soak:
         self._due = 0.0  # when the next fault comes
         self._end = 0.0
         self._injected: collections.Counter[str] = collections.Counter()
-        self._returns: list[float] = []  # seconds from a start to a step beyond
+        self._returns: list[float] = []  # seconds from a start to a step
         self._damaged: set[int] = set()  # folders (inodes) that were, and not by a run
         self._lost: list[str] = []
         make_shards(disk / "shards")
@@ -119,7 +119,7 @@ class Soak:
             "runs": num_runs,
             "steps_a_run": self._given.steps,
             "seconds_without_faults": round(alone, 1),
-            "seconds_to_a_step_beyond": {
+            "seconds_from_a_start_to_a_step": {
                 "median": round(float(np.median(self._returns or [0.0])), 1),
                 "most": round(max(self._returns, default=0.0), 1),
             },
@@ -132,12 +132,15 @@ class Soak:
         """Trains one run to its end through the faults that fall due."""
         reached, is_stuck, num_failed = 0, False, 0
         while True:
-            process, since, is_beyond = self._start(workdir), time.monotonic(), False
+            low, is_back, is_beyond = last_step(workdir), False, False
+            process, since = self._start(workdir), time.monotonic()
             while process.poll() is None:
                 time.sleep(0.05)
-                if not is_beyond and last_step(workdir) > reached:
-                    is_beyond = True
+                now = last_step(workdir)
+                if now > low and not is_back:  # its log goes on
+                    is_back = True
                     self._returns.append(time.monotonic() - since)
+                low, is_beyond = min(low, now), now > reached
                 # A start that was hit before it trained lets the next one train.
                 if self._due < time.monotonic() and (is_beyond or not is_stuck):
                     break
