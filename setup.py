@@ -36,6 +36,7 @@ _EXTRAS = {
     "watch": ["tensorboardX>=2.6.5"],  # event files without TensorFlow
     "wandb": ["wandb>=0.31"],
     "beam": ["apache-beam>=2.77"],  # lowers pillow and pyarrow: in a venv of its own
+    "gcs": ["gcsfs>=2026.2"],  # workdirs with gs://
     "eval": ["lm-eval>=0.4.9", "accelerate>=1.0"],  # docs/convert.md
     "faiss": ["faiss-cpu>=1.9"],
     "dev": [

@@ -290,7 +290,7 @@ def test_decoding_is_that_of_transformers(naming, theirs, tmp_path):
 @pytest.mark.torch
 def test_pictures_that_are_convolved_in_tiles_are_those_of_transformers(tmp_path):
     """Sides and widths from which `models/winograd.py` is taken on a CPU."""
-    import torch
+    torch = pytest.importorskip("torch")
 
     transformers = pytest.importorskip("transformers")
     config = dataclasses.replace(
