@@ -39,6 +39,7 @@ import numpy as np
 
 from cm3leon_jax import storage
 from cm3leon_jax.data import record, shards
+from cm3leon_jax.jobs import folder as folder_lib
 from cm3leon_jax.train import checkpoint, metrics, unit
 from cm3leon_jax.vocab import Vocab
 
@@ -208,6 +209,8 @@ class Soak:
         if kind == "shard":
             self._refuse_cut_shard(workdir)
             return kind
+        if folder_lib.summary(str(workdir)) is not None:
+            return "kill"  # complete: no start would look at its checkpoints again
         found = sorted(p for p in workdir.glob("checkpoints/*") if p.name.isdigit())
         whole = [path for path in found if files_of(path)]
         if kind == "empty" and whole:
@@ -235,11 +238,11 @@ class Soak:
         """Notes what differs from the run without faults, and what does not verify."""
         if trace(golden) != trace(workdir):
             self._lost.append("the log differs")
-        folder = workdir / "checkpoints"
-        for path in sorted(folder.glob("????????")):
+        saved = workdir / "checkpoints"
+        for path in sorted(saved.glob("????????")):
             try:
                 if path.stat().st_ino not in self._damaged:
-                    checkpoint.read(str(folder), int(path.name))
+                    checkpoint.read(str(saved), int(path.name))
             except unit.DamagedError as error:
                 self._lost.append(f"{path.name} does not verify: {error}")
         states = [checkpoint.read(str(x / "checkpoints")) for x in (golden, workdir)]
