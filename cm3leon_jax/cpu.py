@@ -29,8 +29,8 @@ def compiler_options(mesh: jax.sharding.Mesh) -> dict[str, bool]:
     """Returns what a step on a mesh is compiled with, for `jax.jit`.
 
     On CPU, operations in the order of the program instead of one that lets many run at
-    a time: where each core is a device, nothing is left to run them, and a third of the
-    step went into waiting (docs/LOG.md, 2026-11-22).
+    a time: where each core is a device, nothing is left to run them. It gains beside
+    other work, and little alone (docs/LOG.md, 2026-11-22).
     """
     if mesh.devices.flat[0].platform != "cpu":
         return {}

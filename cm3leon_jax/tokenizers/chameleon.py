@@ -36,6 +36,7 @@ import numpy as np
 import tokenizers
 
 from cm3leon_jax import storage
+from cm3leon_jax.tokenizers import unicode
 from cm3leon_jax.vocab import Vocab
 
 FILE_NAME = "tokenizer.json"
@@ -194,13 +195,7 @@ class ChameleonTokenizer:
         Raises:
           ValueError: If `text` holds a lone surrogate, which no UTF-8 can carry.
         """
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"text is not valid Unicode at character {error.start}; decode its"
-                " source with errors='replace' or drop it"
-            ) from error
+        unicode.check(text)
         found = self._encoder.encode(text, add_special_tokens=False).ids
         return [self._ours[one] for one in found]
 

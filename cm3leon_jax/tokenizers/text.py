@@ -21,7 +21,7 @@ from typing import Protocol
 import sentencepiece
 
 from cm3leon_jax import storage
-from cm3leon_jax.tokenizers import chameleon
+from cm3leon_jax.tokenizers import chameleon, unicode
 
 FILE_NAME = "text.model"  # in the folder of a job
 
@@ -132,13 +132,7 @@ class TextTokenizer:
         Raises:
           ValueError: if `text` holds a lone surrogate, which no UTF-8 can carry.
         """
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"text is not valid Unicode at character {error.start}; decode its"
-                " source with errors='replace' or drop it"
-            ) from error
+        unicode.check(text)
         ids: list[int] = []
         for number, part in enumerate(text.split(_SPACE_MARK)):
             if number:

@@ -219,6 +219,17 @@ def _rows(root, name):
     )
 
 
+def _made(loaded, name):
+    return tokenise.records(
+        loaded,
+        Tools(VOCAB, _encode, _codes, None),
+        TokeniseConfig({name: {}}),
+        Refusals(),
+        with_tasks=True,
+        with_query=False,
+    )
+
+
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     root = tmp_path_factory.mktemp("public")
@@ -228,16 +239,8 @@ def rows(tmp_path_factory):
 
 
 def test_every_row_of_the_table_becomes_shards_from_its_public_format(rows):
-    tools = Tools(VOCAB, _encode, _codes, None)
     for name, loaded in rows.items():
-        made = tokenise.records(
-            loaded,
-            tools,
-            TokeniseConfig({name: {}}),
-            Refusals(),
-            with_tasks=True,
-            with_query=False,
-        )
+        made = _made(loaded, name)
         assert len(made[name]) == COUNT, name
         has_target = table.get(name).METRIC in benchmark.METRICS
         assert all((one.target is not None) == has_target for one in made[name]), name
@@ -246,16 +249,8 @@ def test_every_row_of_the_table_becomes_shards_from_its_public_format(rows):
 
 
 def _write(root, rows):
-    tools = Tools(VOCAB, _encode, _codes, None)
     for name, loaded in rows.items():
-        made = tokenise.records(
-            loaded,
-            tools,
-            TokeniseConfig({name: {}}),
-            Refusals(),
-            with_tasks=True,
-            with_query=False,
-        )
+        made = _made(loaded, name)
         sets = {name: made[name]} | ({"pairs": made["pairs"]} if name == "coco" else {})
         for each, records in sets.items():
             written = {

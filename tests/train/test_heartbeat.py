@@ -116,14 +116,18 @@ test_loop.train(folder, step=hang_in_a_collective, pulse=pulse)
 """
 
 
-def test_hang_ends_with_the_stacks_of_all_threads_and_its_exit_code(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", HANG, str(tmp_path)],
+def _run(script, folder):
+    return subprocess.run(
+        [sys.executable, "-c", script, str(folder)],
         capture_output=True,
         text=True,
         timeout=100,
         check=False,
     )
+
+
+def test_hang_ends_with_the_stacks_of_all_threads_and_its_exit_code(tmp_path):
+    done = _run(HANG, tmp_path)
     assert done.returncode == heartbeat.STALLED_EXIT_CODE
     assert "stalled: no step for 2 s after step 5" in done.stderr
     stacks = (tmp_path / "heartbeats/stall-0.txt").read_text()
@@ -150,13 +154,7 @@ with pulse.beating():
 
 
 def test_hang_ends_also_where_the_disk_is_what_hangs(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", HANGING_DISK, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = _run(HANGING_DISK, tmp_path)
     assert done.returncode == heartbeat.STALLED_EXIT_CODE
     assert "stalled: no step for 1 s" in done.stderr and "hread 0x" in done.stderr
 
