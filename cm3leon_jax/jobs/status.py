@@ -55,6 +55,9 @@ def line(beat: dict[str, Any], now: float, silent_seconds: float) -> str:
         parts.append(f"utilisation {beat['utilisation']:.0%}")
     if beat.get("last_checkpoint") is not None:
         parts.append(f"checkpoint {beat['last_checkpoint']:,}")
+    for name in ("failed_saves", "late_saves"):
+        if beat.get(name):  # 0, or of a program that did not count them
+            parts.append(f"{beat[name]:,} {name.replace('_', ' ')}")
     if beat.get("seconds_left"):
         parts.append(f"{_span(beat['seconds_left'])} left")
     if "goodput" in beat:

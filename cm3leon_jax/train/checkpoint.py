@@ -29,6 +29,9 @@ from cm3leon_jax.train.unit import DamagedError
 
 _LOGGER = logging.getLogger(__name__)
 ON_ERROR = ("stop", "continue")
+# A save that waits longer than both for the one before is late: a share of the time
+# between the two, and seconds.
+_LATE_SHARE, _LATE_SECONDS = 0.05, 1.0
 
 
 class Checkpoint(NamedTuple):
@@ -98,6 +101,8 @@ class Checkpointer:
         self._saving: tuple[int, Any] | None = None
         self.last_step: int | None = None  # the newest that is safely on disk
         self.num_failed = 0  # saves that failed and were gone on from
+        self.num_late = 0  # saves that had to wait for the one before
+        self._began = 0.0  # seconds, when the last save did
         self.stall_seconds = 0.0  # that the caller of `save` and `wait` waited, in all
 
     def save(
@@ -120,8 +125,10 @@ class Checkpointer:
         Raises:
           SaveError: if this or the last save failed, unless `on_error` is "continue".
         """
-        self.wait()
         start = time.perf_counter()
+        self.wait()
+        self._notice_late(step, time.perf_counter() - start)
+        start = self._began = time.perf_counter()
         path = unit.folder(self._folder, step)
         self._remove(step)  # damaged, or this run would have resumed behind it
         arrays = flatten(state)
@@ -196,6 +203,20 @@ class Checkpointer:
     def is_empty(self) -> bool:
         """Whether there is no step to restore, not even a damaged one."""
         return not unit.steps(self._folder)
+
+    def _notice_late(self, step: int, waited: float) -> None:
+        """Counts and tells of a save that waited, in seconds, for the one before."""
+        between = time.perf_counter() - self._began
+        if waited > max(_LATE_SECONDS, _LATE_SHARE * between):
+            self.num_late += 1
+            _LOGGER.warning(
+                "checkpoint %d waited %.1f of %.1f s for the one before to be written;"
+                " %d saves late: save less often, or to a faster disk",
+                step,
+                waited,
+                between,
+                self.num_late,
+            )
 
     def _attempt(self, step: int, action: Callable[[], Any]) -> Any:
         """Runs a part of a save; None if it failed and the run goes on."""

@@ -8,8 +8,9 @@ start-up, compiling, waiting for data, saving, evaluating, lying dead and repeat
 cost is the rest of it. It is carried from start to start by the heartbeats themselves.
 
 A thread of its own writes, so that a slow disk keeps no step waiting, and a host that
-hangs still says so; another watches, in case it is the disk that hangs. They need the interpreter's lock: code that holds it for ever (no
-call of JAX does) silences them, which whoever reads the heartbeats sees by their age.
+hangs still says so; another watches, in case it is the disk that hangs. They need the
+interpreter's lock: code that holds it for ever (no call of JAX does) silences them, which
+whoever reads the heartbeats sees by their age.
 """
 
 import contextlib
@@ -77,6 +78,7 @@ class Heartbeat:
         self._first: tuple[int, float] | None = None  # step and time of this process
         self._last = time.monotonic()
         self._fields: dict[str, Any] = {"step": 0}
+        self._saving: int | None = None  # the step that is saved, until the next begins
         self._ended = threading.Event()
         self._writing = threading.Lock()
 
@@ -99,6 +101,8 @@ class Heartbeat:
         *,
         idle_seconds: float,
         last_checkpoint: int | None,
+        failed_saves: int = 0,
+        late_saves: int = 0,
     ) -> None:
         """Tells that a step was started, and those before it were done.
 
@@ -107,8 +111,11 @@ class Heartbeat:
           numbers: the last entry of the log.
           idle_seconds: since the step before, spent on something else than steps.
           last_checkpoint: newest step that is safely on disk.
+          failed_saves: that were gone on from.
+          late_saves: that had to wait for the one before.
         """
         now = time.monotonic()
+        self._saving = None
         if self._first is None:  # it was compiled: not productive
             self._first = (step, now)
         else:
@@ -120,11 +127,13 @@ class Heartbeat:
         fields: dict[str, Any] = {"step": step, "seconds_left": left}
         fields["tokens"] = step * self._tokens_per_step
         fields["last_checkpoint"] = last_checkpoint
+        fields |= {"failed_saves": failed_saves, "late_saves": late_saves}
         fields["goodput"] = self.goodput()
         self._fields = fields | {n: numbers[n] for n in _SHOWN if n in numbers}
 
     def mark(self, step: int) -> None:
         """Remembers what was productive until a step, which is being saved."""
+        self._saving = step
         kept = sorted(self._marks)[-_NUM_MARKS + 1 :]
         marks = {mark: self._marks[mark] for mark in kept}
         self._marks = marks | {step: self._productive}
@@ -178,11 +187,13 @@ class Heartbeat:
         telling.start()
         telling.join(_TELL_SECONDS)
         print(stacks.decode(), file=sys.stderr, flush=True)
+        saving = "" if self._saving is None else ", which is not saved yet"
         _LOGGER.critical(
-            "stalled: no step for %.0f s after step %d (watch.stall_seconds=%g);"
+            "stalled: no step for %.0f s after step %d%s (watch.stall_seconds=%g);"
             " threads in %s; exit code %d, start the same command again",
             silent,
             self._fields["step"],
+            saving,
             self._stall,
             self._stacks,
             STALLED_EXIT_CODE,

@@ -268,6 +268,8 @@ class _Log:
             self._writer.latest,
             idle_seconds=idle,
             last_checkpoint=self._checkpointer.last_step,
+            failed_saves=self._checkpointer.num_failed,
+            late_saves=self._checkpointer.num_late,
         )
 
     def write(self, latest: Metrics) -> None:

@@ -84,10 +84,10 @@ final = loop.run(
 """
 
 
-def begin(folder, event="", count=1, *, devices=4, num_steps=14, rest=()):
-    """Starts a process of the script."""
+def begin(folder, event="", count=1, *, devices=4, num_steps=14, rest=(), disk=()):
+    """Starts a process of the script, on a disk that may be slow (`tests.slow_disk`)."""
     command = [sys.executable, "-c", _RUN, folder, num_steps, devices, event, count]
-    return subprocess.Popen([str(x) for x in (*command, *rest)])
+    return subprocess.Popen([str(x) for x in (*disk, *command, *rest)])
 
 
 def launch(folder, event="", count=1, *, devices=4, num_steps=14, hosts=1):
