@@ -1,5 +1,6 @@
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 
@@ -36,6 +37,7 @@ def _command(*arguments):
             "num_test=many",
         ),
         (["--config", CHECK, "--workdir", "W", f"{FOLDER}=absent"], "no folder absent"),
+        (["--config", CHECK, "--workdir", "W", f"{FOLDER}=$HOME"], "no folder $HOME"),
         (["--config", CHECK, "--workdir", "gs://b/run"], "mount the bucket"),
     ],
 )
@@ -49,6 +51,27 @@ def test_mistake_is_one_line_and_leaves_nothing(tmp_path, arguments, message):
     assert message in done.stderr
     made = {path.name for path in workdir.rglob("*")}
     assert made <= {"config.json", "error.log"}
+
+
+def test_mistake_is_found_before_any_model_is_imported(tmp_path):
+    flags = ["--config", "configs/pretrain.py:350m,debug", "--workdir", str(tmp_path)]
+    command = [sys.executable, "-X", "importtime", "-m", "cm3leon_jax.main"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [*command, *flags, "--config.modle.num_layers=2"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    *imported, said = done.stderr.splitlines()
+    assert done.returncode == main.USAGE_EXIT_CODE and 'Did you mean "model"' in said
+    names = {line.rpartition("|")[2].strip() for line in imported}
+    assert "cm3leon_jax.storage" in names
+    assert not {name.partition(".")[0] for name in names} & {"jax", "flax", "orbax"}
+    seconds = [x.ru_utime + x.ru_stime for x in (before, after)]
+    assert seconds[1] - seconds[0] < 2  # of the processor
 
 
 @pytest.mark.parametrize(

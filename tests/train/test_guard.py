@@ -51,6 +51,32 @@ def test_gradient_that_is_not_finite_changes_no_bit_and_is_named(action, bad):
     assert values[guard.HALTED] == (action == "stop")
 
 
+def test_gradient_that_is_not_finite_on_one_device_changes_none():
+    mesh = jax.make_mesh((8,), ("x",), (jax.sharding.AxisType.Auto,))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    put = lambda x: jax.device_put(jnp.asarray(x, jnp.float32), rows)
+    optimizer = guard.wrap(optax.adamw(0.1), guard.GuardConfig(action="skip"))
+    weights = {"a": put(np.arange(8)), "b": put(np.arange(16).reshape(8, 2))}
+    moments = jax.jit(optimizer.init)(weights)
+
+    @jax.jit
+    def step(weights, moments, gradient):
+        updates, moments = optimizer.update(
+            gradient, moments, weights, value=jnp.ones(())
+        )
+        return optax.apply_updates(weights, updates), guard.metrics(moments)
+
+    for device, number in ((7, jnp.nan), (0, jnp.inf), (3, 1.0)):
+        gradient = np.ones((8, 2))
+        gradient[device, 1] = number  # in the part that one of them holds
+        gradient = {"a": put(np.ones(8)), "b": put(gradient)}
+        after, values = step(weights, moments, gradient)
+        is_skipped = device != 3
+        assert (bits(after) == bits(weights)) == is_skipped
+        assert values[metrics.SKIPPED] == is_skipped
+        assert values[guard.BAD_ARRAY] == (1 if is_skipped else -1)
+
+
 def test_halted_state_changes_no_more_until_the_host_has_seen_it():
     state, step = make(action="stop")
     halted, _ = step(state, batch(loss=jnp.nan))
