@@ -15,6 +15,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -148,7 +149,7 @@ def digest_bytes(data: bytes) -> str:
 def digest_file(path: Path) -> str:
     """SHA-256 of a file's content, hexadecimal, read in pieces."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with place(path).open("rb") as file:
         while piece := file.read(_READ_BYTES):
             digest.update(piece)
     return digest.hexdigest()
@@ -183,10 +184,13 @@ def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
       FileNotFoundError: If there is none.
       ValueError: If the file is damaged, or an array holds a value that is not finite.
     """
-    if not os.path.exists(path):
+    if not place(path).exists():
         raise FileNotFoundError(f"no weights at {path}; run the job that writes them")
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
+        with (
+            _on_disk(path) as local,
+            safetensors.safe_open(local, framework="numpy") as file,
+        ):
             metadata = file.metadata() or {}
             names = file.keys()
             arrays = {name: file.get_tensor(name) for name in names}
@@ -199,6 +203,18 @@ def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
                 " earlier checkpoint"
             )
     return arrays, metadata
+
+
+@contextlib.contextmanager
+def _on_disk(path: Path) -> Iterator[Path]:
+    """Gives the file itself, or for as long as it is entered a copy of an object."""
+    if not is_in_bucket(path):
+        yield path
+        return
+    with tempfile.NamedTemporaryFile() as copied, place(path).open("rb") as file:
+        shutil.copyfileobj(file, copied, _READ_BYTES)
+        copied.flush()
+        yield copied.name
 
 
 class Journal:

@@ -154,7 +154,7 @@ def tokenizers(path: Path) -> tuple[pathlib.Path, pathlib.Path]:
     Raises:
       FileNotFoundError: If it is no such folder, or a tokenizer is gone.
     """
-    folder = pathlib.Path(path)
+    folder = storage.place(path)
     made = _config_with(folder, "tokenizer")
     return _beside(folder, made["tokenizer"]), _beside(folder, made["image_tokenizer"])
 
@@ -164,6 +164,11 @@ def _bank(folder: pathlib.Path) -> Bank | None:
     config = storage.read_json(folder / "config.json")
     if "bank" not in config:
         return None
+    if storage.is_in_bucket(folder):
+        raise ValueError(
+            f"the memory bank in {folder} is read from a disk; mount the bucket where"
+            " the run was made, or load the model without its bank"
+        )
     known = shards.splits(folder / PAIRS)
     names = [name for name in config["bank"] if name in known]
     sources = [shards.open(folder / PAIRS, name) for name in names]
@@ -181,7 +186,7 @@ def _job_folder(path: pathlib.Path) -> pathlib.Path:
 
 def _beside(folder: pathlib.Path, name: str) -> pathlib.Path:
     """A folder that a config names; if the run was moved, the one beside the job's."""
-    named = pathlib.Path(name)
+    named = storage.place(name)
     moved = storage.place(folder).parent / named.name
     if named.exists():
         return named

@@ -138,7 +138,7 @@ class ClipEmbedder:
           FileNotFoundError: If a file is missing.
           ValueError: If a file is damaged, or the weights have another shape.
         """
-        root = pathlib.Path(folder)
+        root = storage.place(folder)
         if (root / EXPORT).is_dir():
             root /= EXPORT
         if not (root / _CONFIG).exists():

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import functools
 import json
-import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -138,7 +137,7 @@ class ChameleonTokenizer:
           FileNotFoundError: If there is no such file.
           ValueError: If it is not a usable one, see `__init__`.
         """
-        path = pathlib.Path(path)
+        path = storage.place(path)
         if path.is_dir():
             path /= FILE_NAME
         try:

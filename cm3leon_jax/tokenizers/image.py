@@ -230,7 +230,7 @@ def shapes(config: vqgan.VqganConfig) -> dict[str, Any]:
 
 def root(folder: Path) -> pathlib.Path:
     """The folder that holds the files: the one given, or the export in a job's."""
-    folder = pathlib.Path(folder)
+    folder = storage.place(folder)
     return folder / EXPORT if (folder / EXPORT).is_dir() else folder
 
 

@@ -55,7 +55,7 @@ class AbstractTextTokenizer(Protocol):
 
 def find(path: storage.Path) -> pathlib.Path:
     """Returns the tokenizer's file: the one given, or the one in a folder."""
-    path = pathlib.Path(path)
+    path = storage.place(path)
     if not path.is_dir():
         return path
     is_other = (path / chameleon.FILE_NAME).exists() and not (path / FILE_NAME).exists()
@@ -118,7 +118,7 @@ class TextTokenizer:
           FileNotFoundError: if there is no such file.
           ValueError: if it is not a usable model, see `__init__`.
         """
-        path = pathlib.Path(path)
+        path = storage.place(path)
         if path.is_dir():
             path = path / FILE_NAME
         try:

@@ -83,7 +83,7 @@ def read_about(folder: Path) -> dict[str, Any]:
       FileNotFoundError: If a file is missing.
       ValueError: If the format is unknown, or the weights are not those described.
     """
-    folder = pathlib.Path(folder)
+    folder = storage.place(folder)
     about = storage.read_json(folder / ABOUT_FILE)
     if about.get("format") != _FORMAT:
         raise ValueError(
@@ -107,7 +107,7 @@ def read(folder: Path) -> tuple[transformer.Transformer, dict[str, Any]]:
       ValueError: If the format is unknown, or the weights are not those described.
     """
     about = read_about(folder)
-    arrays, _ = storage.load_arrays(pathlib.Path(folder) / WEIGHTS_FILE)
+    arrays, _ = storage.load_arrays(storage.place(folder) / WEIGHTS_FILE)
     config = transformer.TransformerConfig(**about["model"])
     make = lambda: transformer.Transformer(config, rngs=nnx.Rngs(params=0))
     cast = {name: jnp.asarray(x, config.param_dtype) for name, x in arrays.items()}
