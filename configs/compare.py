@@ -35,10 +35,15 @@ import ml_collections
 from configs import common, evaluate, pretrain, sft
 
 _CD_K = ("contrast_k=4", "contrast_alpha=0.3")
+_CD_1 = ("contrast_k=1", "contrast_alpha=0.3")
 
 
 def _drawn(name, *settings):
     return tuple(f"{name}.{setting}" for setting in settings)
+
+
+def _halves(varied, mixed):
+    return _drawn("varied", *varied) + _drawn("mixed", *mixed)
 
 
 # The first is what the others are compared with; a variant is overrides of the base.
@@ -68,12 +73,17 @@ _STUDIES = {
             for scale in (1.5, 2, 3, 5)
         },
         cd_k=_drawn("drawing", *_CD_K),
-        cd_1=_drawn("drawing", "contrast_k=1", "contrast_alpha=0.3"),
+        cd_k_soft=_drawn("drawing", *_CD_K, "amateur_temperature=4.0"),
+        cd_2=_drawn("drawing", "contrast_k=2", "contrast_alpha=0.3"),
+        cd_1=_drawn("drawing", *_CD_1),  # the published rule
+        cd_1_wide=_drawn("drawing", "contrast_k=1", "contrast_alpha=0.05"),
     ),
     "samples": dict(
-        top_p=_drawn("varied", "top_p=0.9") + _drawn("mixed", "top_p=0.9"),
-        cd_k=_drawn("varied", *_CD_K) + _drawn("mixed", *_CD_K),
-        half=_drawn("varied", "top_p=0.9") + _drawn("mixed", *_CD_K),
+        top_p=_halves(("top_p=0.9",), ("top_p=0.9",)),
+        cd_k=_halves(_CD_K, _CD_K),
+        cd_1=_halves(_CD_1, _CD_1),
+        half=_halves(("top_p=0.9",), _CD_K),
+        half_1=_halves(("top_p=0.9",), _CD_1),
     ),
 }
 # What is measured on the built-in scenes; a person's own pictures have one part.
