@@ -23,7 +23,9 @@ STYLE = """
 #made .thumbnail-lg { aspect-ratio: 1; }
 #gallery .grid-container { grid-template-columns: repeat(auto-fill, 120px) !important; }
 #gallery .thumbnail-lg { width: 120px; height: 120px; }
+#gallery .grid-wrap { margin-top: 28px; }
 #origin table { width: 100%; border-collapse: collapse; }
+#origin table, #origin tr { border: none; }
 #origin td { padding: 3px 10px 3px 0; vertical-align: top; border: none; }
 #origin td:first-child { opacity: 0.6; white-space: nowrap; }
 #origin .row { display: flex; flex-wrap: wrap; gap: 12px; margin-top: 8px; }
@@ -141,6 +143,15 @@ def _draw_tab(gr: Any, studio: Studio, defaults: Defaults) -> dict[str, Any]:
             gr.Examples([[each] for each in defaults.examples], [text], label="Try")
         most = studio.limits.max_pictures
         count = gr.Slider(1, most, value=1, step=1, label="Pictures")
+        retrieve = gr.Slider(
+            0,
+            2,
+            value=0,
+            step=1,
+            label="Documents to look at first",
+            elem_id="documents",
+            visible=studio.has_bank,
+        )
         button = gr.Button("Draw", variant="primary", elem_id="draw-go")
         with gr.Accordion("More", open=False):
             guidance = gr.Slider(
@@ -151,15 +162,6 @@ def _draw_tab(gr: Any, studio: Studio, defaults: Defaults) -> dict[str, Any]:
                 0.05, 1, value=defaults.top_p, step=0.05, label="Likeliest share (p)"
             )
             seed = _seed(gr)
-        retrieve = gr.Slider(
-            0,
-            2,
-            value=0,
-            step=1,
-            label="Documents to look at first",
-            elem_id="documents",
-            visible=studio.has_bank,
-        )
     inputs = [text, count, guidance, temperature, top_p, seed, retrieve]
     return {"inputs": inputs, "button": button, "text": text}
 

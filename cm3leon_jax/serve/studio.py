@@ -140,7 +140,7 @@ class Studio:
         return found
 
     def read(self, path: str) -> Shown:
-        """A picture of the gallery, with where it comes from.
+        """A picture of the gallery, with where it comes from, and what it looked at.
 
         Raises:
           ValueError: If it is no file of the gallery.
@@ -150,12 +150,22 @@ class Studio:
             raise ValueError(f"{path} is not in the gallery; choose one that is")
         with Image.open(file) as picture:
             pixels = np.asarray(picture.convert("RGB"))
-        return Shown([pixels], origin=provenance.read(file), files=(file,))
+        origin = provenance.read(file)
+        return Shown([pixels], origin=origin, files=(file,), near=self._seen(origin))
 
     @property
     def has_bank(self) -> bool:
         """Whether there are documents to retrieve."""
         return self.model.bank is not None
+
+    def _seen(self, origin: dict[str, Any]) -> tuple[Near, ...]:
+        """The documents of an origin, as far as this bank finds them by its words."""
+        ids = [each["id"] for each in origin["retrieved"]]
+        if not ids or not self.has_bank:
+            return ()
+        near = self.model.near(origin["prompt"], len(ids))
+        by_id = {each.provenance["id"]: each for each in near}
+        return tuple(by_id[one] for one in ids if one in by_id)
 
     def _check(self, ask: Ask) -> None:
         if len(ask.text) > self.limits.max_letters:

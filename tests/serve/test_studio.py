@@ -1,11 +1,13 @@
 """What the page does: shown as it comes, kept with its origin, refused with a reason."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from cm3leon_jax import storage
-from cm3leon_jax.api import Ask
+from cm3leon_jax.api import Ask, Near
 from cm3leon_jax.reports import provenance
 from cm3leon_jax.serve import studio as studios
 
@@ -78,3 +80,28 @@ def test_seeds_are_typed_or_drawn():
 def test_limits_are_positive():
     with pytest.raises(ValueError, match="max_waiting=0"):
         studios.Limits(max_waiting=0)
+
+
+@dataclasses.dataclass
+class FakeModel:
+    """Finds two documents for every text."""
+
+    writer: object
+    bank: object = "a bank"
+
+    def near(self, text, count):
+        assert text == "a dog"
+        ids = ("r2", "r1", "r0")[:count]
+        return [Near(f"near {each}", None, {"id": each}) for each in ids]
+
+
+def test_what_a_kept_picture_looked_at_is_found_again(studio):
+    *_, last = studio.make(Ask("draw", "a dog"))
+    assert studio.read(str(last.files[0])).near == ()
+    retrieved = [{"id": each} for each in ("r1", "gone")]
+    origin = last.origin | {"retrieved": retrieved}
+    last.files[0].write_bytes(provenance.png(last.pictures[0], origin))
+    assert studio.read(str(last.files[0])).near == ()  # no bank
+    studio.model = FakeModel(studio.model.writer)
+    shown = studio.read(str(last.files[0]))
+    assert [each.text for each in shown.near] == ["near r1"]
