@@ -3,7 +3,7 @@
 Studies of the paper's claims at small scale, by name:
 
     retrieval  documents in training rows or not, at equal FLOPs and at equal documents
-    masking    spans within segments, across <break>, or none
+    masking    spans within segments, or across <break>
     sizes      three models at equal FLOPs: loss against compute
     tuning     each task before and after, by what is masked and what it weighs
     guidance   scales of guidance, and CD-K, of models that are there
@@ -57,7 +57,6 @@ _STUDIES = {
     "masking": dict(
         base=(),
         across=("loader.cm3.rule=across",),
-        causal=("loader.cm3.span_rate=0.0",),
     ),
     "sizes": dict(base=(), small=(), large=()),
     "tuning": dict(
@@ -137,6 +136,7 @@ def get_config(arg=None):
     config.evaluate.scenes.parts = _PARTS[name]
     if arg["small"]:
         config.evaluate.scenes.num_cases = 200
+        config.evaluate.own.num_cases = 200
     if name in _OF_MODELS:
         config.evaluate.scenes.update(num_cases=150, num_samples=16)
         for drawn in ("drawing", "varied", "mixed"):
@@ -156,6 +156,8 @@ def _base(arg):
         base.evaluation.neighbors = (0, 1, 2)
     if arg["small"]:
         _small(base)
+        if arg["pictures"]:  # some thousand are soon known by heart
+            base.loop.update(num_steps=500, save_every=500, eval_every=125)
         base.optimizer.peak_lr = 2e-3 if arg["variant"] == "tuning" else 4e-3
     return base
 

@@ -3,7 +3,8 @@
     runs/wide/seed-1/       a run of the job `train`, resumable as any
     evaluate/wide/seed-1/   its numbers, if the config says on what pictures
     compare.json            numbers of every run, its steps, tokens and FLOPs
-    compare.txt, compare.html   means over seeds, and differences from the first variant
+    compare.txt, compare.md     means over seeds, and differences from the first variant
+    compare.html                the same with curves, to look at
 
 A variant is a list of overrides of the base config. The first variant trains as long as
 the base says; the others get as many steps as cost the same: tokens, training FLOPs of
@@ -270,6 +271,7 @@ def _write(
         },
     )
     storage.write_bytes(root / "compare.txt", report.text(rows).encode())
+    storage.write_bytes(root / "compare.md", (report.markdown(rows) + "\n").encode())
     means = {name: _mean(several) for name, several in curves.items()}
     report.write(root / "compare.html", config.title, rows, means)
 

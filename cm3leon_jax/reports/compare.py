@@ -11,6 +11,12 @@ from cm3leon_jax.reports import page
 
 # Numbers of a run by what it had cost: (training FLOPs, value) in order.
 Curve = Mapping[str, Sequence[tuple[float, float]]]
+Table = tuple[Sequence[str], list[list[str]]]  # its head, and its lines
+_GUESS = "_guess"
+_ABOUT = (
+    "Means over seeds with 95 % intervals (Student's t); in brackets the difference from"
+    " the first variant, seed by seed, with a star where its interval leaves out 0."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,13 +70,27 @@ def text(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def markdown(rows: Sequence[Row]) -> str:
+    """Returns two tables in Markdown: what the variants cost, and the numbers.
+
+    A number is a row, a variant a column; in brackets the difference from the first
+    variant, with a star if it is beyond chance.
+    """
+    return "\n\n".join(
+        "\n".join(
+            f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *body)
+        )
+        for head, body in (_costs(rows), _numbers(rows))
+    )
+
+
 def write(
     path: pathlib.Path,
     title: str,
     rows: Sequence[Row],
     curves: Mapping[str, Curve],
 ) -> None:
-    """Writes the table as a page, a part for each number.
+    """Writes the tables as a page, above them the curves.
 
     Args:
       path: The file.
@@ -78,31 +98,61 @@ def write(
       rows: Of the table.
       curves: Of every variant, means over its seeds; empty where nothing was trained.
     """
-    parts = [
-        page.heading(title, "Means over seeds with 95 % intervals (Student's t).", 1)
-    ]
+    parts = [page.heading(title, _ABOUT, 1), page.table(*_costs(rows))]
     keys = dict.fromkeys(key for curve in curves.values() for key in curve)
     for key in keys:
         series = {name: curve[key] for name, curve in curves.items() if key in curve}
         parts.append(page.chart(key, series, unit="training FLOPs"))
-    head = ("variant", "steps", "tokens", "FLOPs", "seeds", "mean", "difference")
-    for name in dict.fromkeys(row.number for row in rows):
-        own = [row for row in rows if row.number == name]
-        cells = [
-            [
-                row.variant,
-                f"{row.steps:,}",
-                f"{row.tokens:.3g}",
-                f"{row.flops:.3g}",
-                str(row.num_seeds),
-                _interval(row.mean, row.half),
-                _interval(row.difference, row.difference_half)
-                + (" *" if row.is_beyond_chance else ""),
-            ]
-            for row in own
-        ]
-        parts += [page.heading(name), page.table(head, cells)]
+    parts += [page.heading("Numbers"), page.table(*_numbers(rows))]
     page.write(path, title, parts)
+
+
+def _costs(rows: Sequence[Row]) -> Table:
+    """What a run of each variant cost."""
+    head = ("variant", "steps", "tokens", "FLOPs", "seeds")
+    several = {row.variant: row for row in reversed(rows)}
+    return head, [
+        [
+            name,
+            f"{several[name].steps:,}",
+            f"{several[name].tokens:.3g}",
+            f"{several[name].flops:.3g}",
+            str(several[name].num_seeds),
+        ]
+        for name in dict.fromkeys(row.variant for row in rows)
+    ]
+
+
+def _numbers(rows: Sequence[Row]) -> Table:
+    """Every number of every variant; what guessing gives stands by its name."""
+    names = list(dict.fromkeys(row.variant for row in rows))
+    found = {(row.number, row.variant): row for row in rows}
+    body = []
+    for number in dict.fromkeys(row.number for row in rows):
+        if number.endswith(_GUESS):
+            continue
+        guess = found.get((f"{number}{_GUESS}", names[0]))
+        beside = "" if guess is None else f" (guessing {guess.mean:.3f})"
+        cells = [
+            _cell(found[number, name], is_first=name == names[0])
+            if (number, name) in found
+            else ""
+            for name in names
+        ]
+        body.append([f"{number}{beside}", *cells])
+    return ("number", *names), body
+
+
+def _cell(row: Row, *, is_first: bool) -> str:
+    mean = f"{row.mean:.3f}" + _spread(row.half)
+    if is_first:
+        return mean
+    star = " *" if row.is_beyond_chance else ""
+    return f"{mean} ({row.difference:+.3f}{_spread(row.difference_half)}{star})"
+
+
+def _spread(half: float) -> str:
+    return "" if math.isnan(half) else f" ± {half:.3f}"
 
 
 def _interval(mean: float, half: float) -> str:

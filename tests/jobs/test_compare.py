@@ -137,10 +137,7 @@ def test_studies_share_the_runs_of_one_folder(config, tmp_path, monkeypatch):
     other = config_file.get_config("masking,debug")
     other.base, other.runs, other.seeds = config.base, config.runs, (0,)
     compare.run(other, str(tmp_path / "b"))
-    assert [pathlib.Path(one).parent.name for one in made[4:]] == [
-        "across",
-        "causal",
-    ]
+    assert [pathlib.Path(one).parent.name for one in made[4:]] == ["across"]
 
 
 @pytest.mark.parametrize(
@@ -205,6 +202,9 @@ def test_runs_with_seeds_become_means_differences_intervals_and_curves(
     assert curve == [[none["flops"], 9.0]]
     text = (tmp_path / "c" / "compare.txt").read_text()
     assert "9 +- 4.97" in text and "-2 +- 0*" in text
+    table = (tmp_path / "c" / "compare.md").read_text()
+    assert "| loss | 11.000 ± 4.969 | 9.000 ± 4.969 (-2.000 ± 0.000 *) |" in table
+    assert "| two | 4 | " in table and table.count("\n|") == 6
     page = (tmp_path / "c" / "compare.html").read_text()
     assert "<table" in page and "training FLOPs" in page
 

@@ -1,3 +1,5 @@
+"""COCO: https://cocodataset.org/#format-data (images, annotations with captions)."""
+
 import json
 
 import pytest
