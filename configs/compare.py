@@ -50,7 +50,6 @@ def _halves(varied, mixed):
 _STUDIES = {
     "retrieval": dict(
         base=(),  # 0, 1 or 2 documents in front, a third each
-        one=("loader.neighbor_probs=(0.35, 0.65)",),
         none=("loader.neighbor_probs=(1.0,)",),
         none_fewer=("loader.neighbor_probs=(1.0,)",),
     ),
@@ -73,14 +72,11 @@ _STUDIES = {
         },
         cd_k=_drawn("drawing", *_CD_K),
         cd_k_soft=_drawn("drawing", *_CD_K, "amateur_temperature=4.0"),
-        cd_2=_drawn("drawing", "contrast_k=2", "contrast_alpha=0.3"),
         cd_1=_drawn("drawing", *_CD_1),  # the published rule
-        cd_1_wide=_drawn("drawing", "contrast_k=1", "contrast_alpha=0.05"),
     ),
     "samples": dict(
         top_p=_halves(("top_p=0.9",), ("top_p=0.9",)),
         cd_k=_halves(_CD_K, _CD_K),
-        cd_1=_halves(_CD_1, _CD_1),
         half=_halves(("top_p=0.9",), _CD_K),
         half_1=_halves(("top_p=0.9",), _CD_1),
     ),
@@ -138,7 +134,7 @@ def get_config(arg=None):
         config.evaluate.scenes.num_cases = 200
         config.evaluate.own.num_cases = 200
     if name in _OF_MODELS:
-        config.evaluate.scenes.update(num_cases=150, num_samples=16)
+        config.evaluate.scenes.num_cases = 100 if name == "samples" else 150
         for drawn in ("drawing", "varied", "mixed"):
             config.evaluate[drawn].temperature = 1.0
     return config
@@ -157,7 +153,7 @@ def _base(arg):
     if arg["small"]:
         _small(base)
         if arg["pictures"]:  # some thousand are soon known by heart
-            base.loop.update(num_steps=500, save_every=500, eval_every=125)
+            base.loop.update(num_steps=300, save_every=300, eval_every=100)
         base.optimizer.peak_lr = 2e-3 if arg["variant"] == "tuning" else 4e-3
     return base
 
