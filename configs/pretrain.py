@@ -193,6 +193,7 @@ def model(num_layers, model_dim, num_heads):
         layer_norm_epsilon=1e-5,
         dtype="bfloat16",
         product_dtype=None,  # of the factors of products, "auto" on a CPU; None: dtype
+        gradient_dtype="float32",  # as chips add them; "bfloat16" halves what is sent
         param_dtype="float32",
         remat="dots",
         scan_layers=True,

@@ -15,16 +15,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cm3leon_jax.models import attention as attention_lib
-from cm3leon_jax.models import kernels, layers
-
-# What the backward pass computes again, by name.
-#   none     nothing: all intermediate values are kept
-#   full     the whole layer, from its input
-#   dots     all but products with weights, and what the attention kernel kept
-#   offload  the same, kept in the host's memory
-REMAT_POLICIES = ("none", "full", "dots", "offload")
+from cm3leon_jax.models import kernels, layers, remat
 
 Constrain = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
+# Of a weight's name: how the devices add up its gradient; see `layers.project`.
+Shared = Callable[[str], Callable[[layers.Outer], layers.Outer]]
+Project = Callable[[jax.Array, str, int], jax.Array]
 
 _DTYPES = ("float32", "bfloat16")
 NORMS = ("layer", "rms")
@@ -72,8 +68,10 @@ class TransformerConfig:
       dtype: of the computation, "float32" or "bfloat16".
       product_dtype: in training, of the factors of products with weights, whose sums
         stay in `dtype`; None for `dtype`. "bfloat16" beside float32 is fast on CPU.
+      gradient_dtype: in training, that the weights' gradients are rounded to before
+        devices add theirs: "bfloat16" halves what is sent.
       param_dtype: of the parameters.
-      remat: one of `REMAT_POLICIES`: what the backward pass computes again.
+      remat: one of `remat.POLICIES`: what the backward pass computes again.
       scan_layers: whether training scans over the layers (constant compile time).
       init_std: of the truncated normal (cut at 3 std) of all weights but the
         output projections of the residual branches, which are 0.
@@ -100,6 +98,7 @@ class TransformerConfig:
     layer_norm_epsilon: float = 1e-5
     dtype: str = "float32"
     product_dtype: str | None = None
+    gradient_dtype: str = "float32"
     param_dtype: str = "float32"
     remat: str = "none"
     scan_layers: bool = True
@@ -112,7 +111,7 @@ class TransformerConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         _check_name("activation", self.activation, layers.ACTIVATIONS)
-        _check_name("remat", self.remat, REMAT_POLICIES)
+        _check_name("remat", self.remat, remat.POLICIES)
         _check_name("norm", self.norm, NORMS)
         _check_name("norm_order", self.norm_order, NORM_ORDERS)
         _check_name("positions", self.positions, POSITIONS)
@@ -125,7 +124,7 @@ class TransformerConfig:
             )
         if self.positions == "rotary" and self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim} must be even to be rotated")
-        for name in ("dtype", "param_dtype"):
+        for name in ("dtype", "param_dtype", "gradient_dtype"):
             _check_name(name, getattr(self, name), _DTYPES)
         _check_name("product_dtype", self.product_dtype or self.dtype, _DTYPES)
 
@@ -175,6 +174,7 @@ class Block(nnx.Module):
         attention: kernels.Attention,
         constrain: Constrain = anywhere,
         positions_BL: jax.Array | None = None,
+        shared: Shared | None = None,
     ) -> jax.Array:
         """Returns the residual stream after this layer.
 
@@ -184,17 +184,20 @@ class Block(nnx.Module):
           attention: of the signature of `attention.attend_packed`.
           constrain: see `Transformer.__call__`.
           positions_BL: int32[B, L], needed where positions are rotary.
+          shared: see `Transformer.__call__`.
 
         Returns:
           float[B, L, D].
         """
-        dtype = self.config.product_dtype
-        q_BLHK, k_BLGK, v_BLGK = self._qkv(x_BLD, positions_BL, dtype)
+        project = functools.partial(
+            self._project, dtype=self.config.product_dtype, shared=shared
+        )
+        q_BLHK, k_BLGK, v_BLGK = self._qkv(x_BLD, positions_BL, project)
         k_BLHK, v_BLHK = self._share(k_BLGK, 2), self._share(v_BLGK, 2)
         mixed_BLHK = attention(q_BLHK, k_BLHK, v_BLHK, segment_ids_BL)
         residual = ("batch", "length", None)
-        x_BLD = constrain(x_BLD + self._out(mixed_BLHK, dtype), residual)
-        return constrain(x_BLD + self._mlp(x_BLD, dtype, constrain), residual)
+        x_BLD = constrain(x_BLD + self._out(mixed_BLHK, project), residual)
+        return constrain(x_BLD + self._mlp(x_BLD, project, constrain), residual)
 
     def extend(
         self,
@@ -250,18 +253,18 @@ class Block(nnx.Module):
         self,
         x_BLD: jax.Array,
         positions_BL: jax.Array | None,
-        dtype: str | None = None,
+        project: Project | None = None,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Queries of all heads, keys and values of `kv_heads`."""
-        c = self.config
+        c, project = self.config, project or self._project
         if c.norm_order == "pre":
             x_BLD = self._norm(x_BLD, "attention_scale_D")
         if c.kv_heads == c.num_heads:
-            qkv_BL3HK = self._project(x_BLD, "qkv_D3HK", 1, dtype)
+            qkv_BL3HK = project(x_BLD, "qkv_D3HK", 1)
             q_BLHK, k_BLGK, v_BLGK = layers.unstack(qkv_BL3HK, 2)
         else:
-            q_BLHK = self._project(x_BLD, "q_DHK", 1, dtype)
-            kv_BL2GK = self._project(x_BLD, "kv_D2GK", 1, dtype)
+            q_BLHK = project(x_BLD, "q_DHK", 1)
+            kv_BL2GK = project(x_BLD, "kv_D2GK", 1)
             k_BLGK, v_BLGK = layers.unstack(kv_BL2GK, 2)
         if c.qk_norm and c.qk_norm_per_head:
             q_BLHK = _affine_norm(q_BLHK, self.q_scale_HK, self.q_bias_HK, c)
@@ -289,8 +292,9 @@ class Block(nnx.Module):
             return layers.rms_norm(x_BLD, scale_D, c.layer_norm_epsilon)
         return layers.layer_norm(x_BLD, c.layer_norm_epsilon)
 
-    def _out(self, mixed_BLHK: jax.Array, dtype: str | None = None) -> jax.Array:
-        added_BLD = self._project(mixed_BLHK, "out_HKD", 2, dtype)
+    def _out(self, mixed_BLHK: jax.Array, project: Project | None = None) -> jax.Array:
+        project = project or self._project
+        added_BLD = project(mixed_BLHK, "out_HKD", 2)
         if self.config.norm_order == "post":
             return self._norm(added_BLD, "attention_scale_D")
         return added_BLD
@@ -298,29 +302,41 @@ class Block(nnx.Module):
     def _mlp(
         self,
         x_BLD: jax.Array,
-        dtype: str | None = None,
+        project: Project | None = None,
         constrain: Constrain = anywhere,
     ) -> jax.Array:
-        c = self.config
+        c, project = self.config, project or self._project
         if c.norm_order == "pre":
             x_BLD = self._norm(x_BLD, "mlp_scale_D")
-        h_BLF = self._project(x_BLD, "up_DF", 1, dtype)
+        h_BLF = project(x_BLD, "up_DF", 1)
         if c.gated_mlp:
-            gate_BLF = self._project(x_BLD, "gate_DF", 1, dtype)
+            gate_BLF = project(x_BLD, "gate_DF", 1)
             h_BLF = layers.ACTIVATIONS[c.activation](gate_BLF) * h_BLF
         else:
             h_BLF = layers.ACTIVATIONS[c.activation](h_BLF)
         h_BLF = constrain(h_BLF, ("batch", "length", "mlp"))
-        added_BLD = self._project(h_BLF, "down_FD", 1, dtype)
+        added_BLD = project(h_BLF, "down_FD", 1)
         if c.norm_order == "post":
             return self._norm(added_BLD, "mlp_scale_D")
         return added_BLD
 
     def _project(
-        self, x: jax.Array, name: str, num_inputs: int, dtype: str | None
+        self,
+        x: jax.Array,
+        name: str,
+        num_inputs: int,
+        dtype: str | None = None,
+        shared: Shared | None = None,
     ) -> jax.Array:
         """The product with the weights of this name (`int8` has others)."""
-        return layers.project(x, getattr(self, name)[...], num_inputs, dtype)
+        return layers.project(
+            x,
+            getattr(self, name)[...],
+            num_inputs,
+            dtype,
+            self.config.gradient_dtype,
+            shared(name) if shared else None,
+        )
 
 
 def _scaled_norm(
@@ -353,32 +369,6 @@ def initializer(config: TransformerConfig, std: float) -> Callable[..., jax.Arra
         return (std * draw).astype(config.param_dtype)
 
     return init
-
-
-def remat_policy(name: str) -> Callable[..., Any]:
-    """Returns the policy for `jax.checkpoint` of a name other than "none"."""
-    policies = jax.checkpoint_policies
-    if name == "full":
-        return policies.nothing_saveable
-    if name == "dots":
-        products = policies.dots_with_no_batch_dims_saveable
-        kept = policies.save_only_these_names(kernels.SAVED)
-    else:
-        places = ("device", "pinned_host")
-        products = policies.offload_dot_with_no_batch_dims(*places)
-        kept = policies.save_and_offload_only_these_names(
-            names_which_can_be_saved=(),
-            names_which_can_be_offloaded=(kernels.SAVED,),
-            offload_src=places[0],
-            offload_dst=places[1],
-        )
-
-    def policy(primitive, *args, **params):
-        """Keeps products, and of what has a name an attention kernel's results."""
-        chosen = kept if primitive.name == "name" else products
-        return chosen(primitive, *args, **params)
-
-    return policy
 
 
 def _check_name(field: str, value: str, known: Collection[str]) -> None:

@@ -41,8 +41,14 @@ class Int8Block(Block):
             self.k_scale_K = nnx.Param(block.k_scale_K[...])
 
     def _project(
-        self, x: jax.Array, name: str, num_inputs: int, dtype: str | None
+        self,
+        x: jax.Array,
+        name: str,
+        num_inputs: int,
+        dtype: str | None = None,
+        shared: block_lib.Shared | None = None,
     ) -> jax.Array:
+        del shared  # no gradients
         product = layers.contract(x, getattr(self, name)[...], num_inputs, dtype)
         scale = getattr(self, _scale_of(name))[...].astype(product.dtype)
         return product * jnp.broadcast_to(scale, product.shape)

@@ -4,9 +4,13 @@ Letters: B rows, L sequence, D the last dimension.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+
+# Of the signature of `outer`.
+Outer = Callable[..., jax.Array]
 
 ACTIVATIONS = {
     "relu": jax.nn.relu,  # metaseq's default and the assumption for CM3Leon
@@ -82,12 +86,14 @@ def rotate(x_BLHK: jax.Array, positions_BL: jax.Array, theta: float) -> jax.Arra
     return jnp.concatenate(turned, axis=-1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
 def project(
     x: jax.Array,
     weights: jax.Array,
     num_inputs: int = 1,
     product_dtype: str | None = None,
+    gradient_dtype: str = "float32",
+    shared: Callable[[Outer], Outer] | None = None,
 ) -> jax.Array:
     """Returns the product over the last dimensions of `x` and the first of `weights`.
 
@@ -102,23 +108,30 @@ def project(
       num_inputs: number of input dimensions.
       product_dtype: what the factors of all three products are rounded to, their sums
         staying float32; the dtype of `x` by default.
+      gradient_dtype: that the weights' gradient is rounded to before devices add
+        theirs.
+      shared: makes of `outer` the same sum over all devices; see `gradients.shared`.
 
     Returns:
       float[B, L, *outputs], in the dtype of `x`.
     """
+    del gradient_dtype, shared  # of the backward pass
     return contract(x, weights, num_inputs, product_dtype)
 
 
-def _project_forward(x, weights, num_inputs, product_dtype):
+def _project_forward(x, weights, num_inputs, product_dtype, gradient_dtype, shared):
+    del gradient_dtype, shared
     # Not by `project`: a remat policy would not see the product inside of it.
     return contract(x, weights, num_inputs, product_dtype), (x, weights)
 
 
-def _project_backward(num_inputs, product_dtype, saved, grad):
+def _project_backward(num_inputs, product_dtype, gradient_dtype, shared, saved, grad):
     x, weights = saved
     swapped = swap(weights, num_inputs, product_dtype)
     grad_x = contract(grad, swapped, weights.ndim - num_inputs, product_dtype)
-    return grad_x, outer(x, grad, weights.dtype, product_dtype)
+    sum_of = shared(outer) if shared else outer
+    grad_weights = sum_of(x, grad, jnp.dtype(gradient_dtype), product_dtype)
+    return grad_x, grad_weights.astype(weights.dtype)
 
 
 project.defvjp(_project_forward, _project_backward)
@@ -151,8 +164,9 @@ def outer(
 ) -> jax.Array:
     """Returns the sum over rows and sequence of all products of `a` and `b`.
 
-    XLA on CPU transposes the left operand in a pass of its own; so the narrower one
-    stands left, and the small result is transposed instead.
+    XLA on CPU transposes the left operand in a pass of its own; so there the narrower one
+    stands left, and the small result is transposed instead. On a TPU that would be a
+    second array of the result's size.
 
     Args:
       a: float[B, L, *left].
@@ -163,10 +177,20 @@ def outer(
     Returns:
       dtype[*left, *right].
     """
-    if a.size > b.size:
-        swapped = outer(b, a, dtype, product_dtype)
+
+    def turned(a, b):
+        """The narrower factor left."""
+        swapped = _outer(b, a, dtype, product_dtype)
         swapped = jax.lax.optimization_barrier(swapped)  # XLA would swap them back
         return swap(swapped, b.ndim - 2)
+
+    plain = functools.partial(_outer, dtype=dtype, product_dtype=product_dtype)
+    if a.size <= b.size:
+        return plain(a, b)
+    return jax.lax.platform_dependent(a, b, cpu=turned, default=plain)
+
+
+def _outer(a, b, dtype, product_dtype):
     if product_dtype is None:
         over = (((0, 1), (0, 1)), ((), ()))
         return jax.lax.dot_general(a, b, over, preferred_element_type=dtype)

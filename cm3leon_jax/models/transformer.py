@@ -20,7 +20,7 @@ from flax import nnx
 
 from cm3leon_jax.models import attention as attention_lib
 from cm3leon_jax.models import block as block_lib
-from cm3leon_jax.models import kernels, layers
+from cm3leon_jax.models import kernels, layers, remat
 from cm3leon_jax.models.block import Block, TransformerConfig
 
 Attention = kernels.Attention
@@ -83,6 +83,7 @@ class Transformer(nnx.Module):
         *,
         attention: Attention | None = None,
         constrain: block_lib.Constrain = block_lib.anywhere,
+        shared: block_lib.Shared | None = None,
     ) -> jax.Array:
         """Returns the features after the final norm, of packed rows.
 
@@ -93,6 +94,7 @@ class Transformer(nnx.Module):
           attention: of the signature of `attention.attend_packed`, the default.
           constrain: says where an activation of given logical axes lies; see
             `sharding.constrain`.
+          shared: how devices add up gradients of weights; see `gradients.shared`.
 
         Returns:
           float[B, L, D], in the config's dtype. `head` makes logits of it.
@@ -102,12 +104,14 @@ class Transformer(nnx.Module):
 
         def layer(x_BLD, block):
             return (
-                block(x_BLD, segment_ids_BL, attention, constrain, positions_BL),
+                block(
+                    x_BLD, segment_ids_BL, attention, constrain, positions_BL, shared
+                ),
                 None,
             )
 
         if self.config.remat != "none":
-            policy = block_lib.remat_policy(self.config.remat)
+            policy = remat.policy_of(self.config.remat)
             layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
         x_BLD = self._embed(tokens_BL, positions_BL, constrain)
         x_BLD = constrain(x_BLD, ("batch", "length", None))

@@ -25,6 +25,7 @@ from jax.sharding import PartitionSpec
 
 from cm3leon_jax import sharding
 from cm3leon_jax.models import layers
+from cm3leon_jax.train import gradients
 
 _LOGIT_BYTES = 4  # logits and their softmax are float32
 
@@ -36,6 +37,7 @@ class _How:
     num_chunks: int
     z_loss: float
     product_dtype: str | None
+    gradient_dtype: str
     mesh: jax.sharding.Mesh | None
 
     def axes(self, *logical: str) -> tuple[str, ...]:
@@ -52,6 +54,7 @@ def next_token_loss(
     num_chunks: int = 1,
     z_loss: float = 0.0,
     product_dtype: str | None = None,
+    gradient_dtype: str = "float32",
     mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the weighted sum of the tokens' losses, and each token's own.
@@ -72,6 +75,7 @@ def next_token_loss(
         (PaLM, arXiv:2204.02311, section 5; 1e-5 in Chameleon, 0 in CM3Leon). It is
         part of the sum but not of the tokens' losses.
       product_dtype: see `layers.project`.
+      gradient_dtype: likewise; of the table's, after the pieces are added in float32.
       mesh: that the arrays lie on; one device by default.
 
     Returns:
@@ -82,7 +86,7 @@ def next_token_loss(
     chex.assert_shape(x_BLD, dims["BLD"])
     chex.assert_shape(weights_BL, dims["BL"])
     mesh = None if mesh is None or mesh.size == 1 else mesh
-    how = _How(num_chunks, z_loss, product_dtype, mesh)
+    how = _How(num_chunks, z_loss, product_dtype, gradient_dtype, mesh)
     return _loss(x_BLD, table_VD, targets_BL, weights_BL, how)
 
 
@@ -124,12 +128,10 @@ def _loss_forward(x_BLD, table_VD, targets_BL, weights_BL, how: _How):
     return found[:2], found[2:]
 
 
-def _loss_backward(how: _How, gradients, cotangents):
+def _loss_backward(how: _How, saved, cotangents):
     del how
     scale = cotangents[0]
-    grad_x_BLD, grad_table_VD = jax.tree.map(
-        lambda x: x * scale.astype(x.dtype), gradients
-    )
+    grad_x_BLD, grad_table_VD = jax.tree.map(lambda x: x * scale.astype(x.dtype), saved)
     return grad_x_BLD, grad_table_VD, None, None
 
 
@@ -215,10 +217,7 @@ def _gathered(how: _How, table_vd: jax.Array, dtype: Any) -> jax.Array:
 
 def _reduced(how: _How, grad_vD: jax.Array) -> jax.Array:
     """The table's gradient from all rows, each device keeping its own columns."""
-    for axis in how.axes("embed"):
-        grad_vD = jax.lax.psum_scatter(grad_vD, axis, scatter_dimension=1, tiled=True)
-    rows = how.axes("batch", "length")
-    return _sum(grad_vD, tuple(axis for axis in rows if axis not in how.axes("embed")))
+    return gradients.reduced(grad_vD.astype(how.gradient_dtype), how.mesh, 1)
 
 
 def _sum(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:

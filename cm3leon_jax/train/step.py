@@ -17,7 +17,7 @@ from cm3leon_jax import vocab as vocab_lib
 from cm3leon_jax.documents.packing import Batch
 from cm3leon_jax.models import attention as attention_lib
 from cm3leon_jax.models import block, transformer
-from cm3leon_jax.train import guard, losses
+from cm3leon_jax.train import gradients, guard, losses
 from cm3leon_jax.train import optimizer as optimizer_lib
 from cm3leon_jax.train.state import TrainState
 
@@ -154,15 +154,19 @@ class _Place(NamedTuple):
     mesh: jax.sharding.Mesh | None
     attention: transformer.Attention
     constrain: block.Constrain
+    shared: block.Shared | None
 
 
 def _place(
     attention: transformer.Attention | None, mesh: jax.sharding.Mesh | None
 ) -> _Place:
     if mesh is None or mesh.size == 1:
-        return _Place(None, attention or attention_lib.attend_packed, block.anywhere)
+        return _Place(
+            None, attention or attention_lib.attend_packed, block.anywhere, None
+        )
     attention = attention or sharding.spread(attention_lib.attend_packed, mesh)
-    return _Place(mesh, attention, sharding.constrain(mesh))
+    shared = gradients.shared(mesh, transformer.LOGICAL_AXES)
+    return _Place(mesh, attention, sharding.constrain(mesh), shared)
 
 
 def _sums(
@@ -179,6 +183,7 @@ def _sums(
         batch.segment_ids_BL,
         attention=on.attention,
         constrain=on.constrain,
+        shared=on.shared,
     )
     total, nll_BL = losses.next_token_loss(
         x_BLD,
@@ -194,6 +199,7 @@ def _sums(
         ),
         z_loss=config.z_loss,
         product_dtype=model.config.product_dtype,
+        gradient_dtype=model.config.gradient_dtype,
         mesh=on.mesh,
     )
     # What the losses are reported over: every token with a weight, weighted.
