@@ -3,14 +3,21 @@
 import ctypes
 import logging
 import pathlib
+from collections.abc import Mapping
 
 import jax
 
 _LOGGER = logging.getLogger(__name__)
 
 # glibc's malloc.h.
-_MALLOC_NAMES = {"trim_threshold": -1, "mmap_max": -4, "arena_max": -8}
-_MALLOC_SETTINGS = {"trim_threshold": 2**31 - 1, "mmap_max": 0, "arena_max": 1}
+_MALLOC_NAMES = {
+    "trim_threshold": -1,
+    "mmap_threshold": -3,
+    "mmap_max": -4,
+    "arena_max": -8,
+}
+_KEEPING = {"trim_threshold": 2**31 - 1, "mmap_max": 0, "arena_max": 1}
+_RETURNING = {"mmap_threshold": 1 << 20, "arena_max": 1}
 
 
 def use_devices(num_cpu_devices: int = 0) -> None:
@@ -51,16 +58,29 @@ def multiplies_bfloat16() -> bool:
     return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
+def return_freed_memory() -> None:
+    """Tells the C library to give large blocks back to the system at once.
+
+    By default it keeps what was freed in several heaps of 64 MB, more than a program
+    needs that holds one array at a time.
+    """
+    _set_malloc(_RETURNING)
+
+
 def _keep_freed_memory() -> None:
     """Tells the C library to keep what a step frees, for the next step.
 
     By default it goes back to the system, and every step has its pages cleared and
     mapped again: a fifth of the time of a small step on CPU.
     """
+    _set_malloc(_KEEPING)
+
+
+def _set_malloc(settings: Mapping[str, int]) -> None:
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:  # not glibc (macOS, musl): no such setting
         return
-    for name, value in _MALLOC_SETTINGS.items():
+    for name, value in settings.items():
         if not mallopt(_MALLOC_NAMES[name], value):
             _LOGGER.warning("the C library refused %s=%d", name, value)

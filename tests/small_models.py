@@ -1,5 +1,7 @@
 """A small random model with all its parts, for tests of what it is converted to."""
 
+import dataclasses
+
 import jax
 import numpy as np
 from flax import nnx
@@ -85,3 +87,32 @@ def export_to(folder):
     model = random_model(model_config(vocab.size))
     about = {"shards": info.to_json(), "coordinates": 16, "licence": "CC0-1.0"}
     export.write(folder, model, "float32", about | {"source": "nothing"})
+
+
+def train_to(root, exported, model=None):
+    """Writes the folders that a training job of an exported model would have.
+
+    Args:
+      root: gets "run" and "shards".
+      exported: Folder of an exported model, whose tokenizers they name.
+      model: Other weights than the exported model's.
+
+    Returns:
+      The job's folder, with a checkpoint of the weights and of moments.
+    """
+    found, about = export.read(exported)
+    model = found if model is None else model
+    made = {"tokenizer": str(exported), "image_tokenizer": str(exported / "vqgan")}
+    tasks = {"layout": {"coordinates": about["coordinates"]}}
+    record = made | {"embedder": "", "tokenise": {"tasks": tasks}}
+    storage.write_json(root / "shards" / "config.json", record)
+    storage.write_json(root / "run" / "config.json", {"shards": str(root / "shards")})
+    fields = dataclasses.asdict(model.config)
+    saver = checkpoint.Checkpointer(
+        str(root / "run" / state.CHECKPOINTS),
+        context={"model": fields, "shards": about["shards"]},
+    )
+    moments = jax.tree.map(lambda x: x * 0.5, model)
+    saver.save(7, {"model": model, "optimizer": moments})
+    saver.close()
+    return root / "run"

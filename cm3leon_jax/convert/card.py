@@ -202,12 +202,11 @@ caption = tokenizer.decode(written[0], skip_special_tokens=True).strip()
 """
 _EDIT = """\
 told = "Edit first image following the instruction<break>"
-prompt = ids(f"</s>{told}{codes('picture.png')}<break>make it blue<break>")
+prompt = ids(f"</s>{told}{codes('picture.png')}<break>make the red circle blue<break>")
 edited = model.generate(
     prompt,
     negative_prompt_ids=ids("</s><sentinel:0><break>"),
-    guidance_scale=3.0,
-    do_sample=False,
+    guidance_scale=3.0, do_sample=False,
     max_new_tokens=NUM_CODES,
     prefix_allowed_tokens_fn=lambda row, before: image_ids,
 )[:, prompt.shape[1] :]

@@ -131,7 +131,8 @@ def make_theirs(
 
     def make(name: str) -> np.ndarray:
         row, part = places[name]
-        return row.to_theirs(read(row.ours, row.layer), part).astype(dtype)
+        array = row.to_theirs(read(row.ours, row.layer), part)
+        return array.astype(dtype, copy=False)
 
     return make
 
@@ -146,7 +147,7 @@ def make_ours(
     for name, members in by_name.items():
         for row in sorted(members, key=lambda row: row.layer or 0):
             array = row.to_ours([read(one) for one in row.theirs])
-            yield name, array.astype(dtype)
+            yield name, array.astype(dtype, copy=False)
 
 
 def check_names(

@@ -3,14 +3,13 @@
     arrays.json       name, file, dtype, shape and SHA-256 of every array that was written
     shards/           the same for each file that is whole: it is not written again
 
-The weights go array by array: a host holds one of them at a time, and of a training
-job's checkpoint, which is read and verified whole, all. Hosts of one job share the files.
+The weights go array by array, of a training job's checkpoint too: a host holds one layer
+of one of them at a time. Hosts of one job share the files.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,8 +17,9 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+import tqdm
 
-from cm3leon_jax import storage
+from cm3leon_jax import cpu, storage
 from cm3leon_jax.convert import (
     card,
     chameleon,
@@ -40,7 +40,7 @@ from cm3leon_jax.tasks import layout
 from cm3leon_jax.tokenizers import chameleon as chameleon_tokenizers
 from cm3leon_jax.tokenizers import image as image_tokenizers
 from cm3leon_jax.tokenizers import text as text_tokenizers
-from cm3leon_jax.train import checkpoint, export, state
+from cm3leon_jax.train import export, state
 
 LOG = "arrays.json"
 _SHARD_LOGS = "shards"
@@ -90,6 +90,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         )
     if not folder.start(config, workdir):
         return
+    cpu.return_freed_memory()
     lines = directions[config.direction](config, target, begun)
     if lines is None:
         return  # another host finishes
@@ -119,7 +120,7 @@ def _to_hf(
     read = lambda name: others[name] if name in others else make(name)
     plan = weight_folders.plan_shards(specs, int(config.shard_mb * _MB))
     begun.mkdir(parents=True, exist_ok=True)
-    for number in mine.share(len(plan)):
+    for number in tqdm.tqdm(mine.share(len(plan)), unit=" files", desc="to_hf"):
         _write_once(target, plan[number], read, begun, source.digest)
     if not mine.is_first:
         return None
@@ -237,16 +238,13 @@ def _open_ours(path: str) -> _Source:
         specs = {name: where.spec for name, where in file.places.items()}
         fields = TransformerConfig(**about["model"])
         return _Source(fields, about, about["weights"], specs, file.read)
-    model, context = state.load_model(str(place))
-    arrays = {name: np.asarray(x) for name, x in checkpoint.flatten(model).items()}
-    digest = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
+    found = state.open_model(str(place))
     specs = {
-        name: safetensors_file.Spec(x.dtype, x.shape) for name, x in arrays.items()
+        name: safetensors_file.Spec(x.dtype, x.shape)
+        for name, x in found.state.specs.items()
     }
-    read = lambda name, row: arrays[name] if row is None else arrays[name][row]
-    return _Source(model.config, context, digest.hexdigest(), specs, read)
+    fields = TransformerConfig(**found.context["model"])
+    return _Source(fields, found.context, found.state.digest, specs, found.state.read)
 
 
 def _check_ours(path: str, source: _Source, rows: list[table.Row]) -> None:

@@ -283,6 +283,28 @@ def read(
       FileNotFoundError: if there is no checkpoint.
       DamagedError: if the named step, or every step, is damaged.
     """
+
+    def take(place: epath.Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        names = [name for name in manifest["arrays"] if name.startswith(prefix)]
+        wanted = {name: (like or {}).get(name) for name in names}
+        return unit.read_arrays(place, manifest, wanted)
+
+    return newest(folder, take, step)
+
+
+def newest(
+    folder: str,
+    take: Callable[[epath.Path, Mapping[str, Any]], Any],
+    step: int | None = None,
+) -> Checkpoint:
+    """Returns the newest checkpoint that verifies, its state as `take` reads it.
+
+    Args:
+      folder: of a `Checkpointer`.
+      take: from a step's folder and manifest to what is wanted of its arrays; raises
+        DamagedError where those differ from what was written.
+      step: as for `read`, which raises the same.
+    """
     path = storage.place(folder)
     found = unit.steps(path)
     steps = found if step is None else [step]
@@ -294,10 +316,7 @@ def read(
         place = unit.folder(path, candidate)
         try:
             manifest = unit.read_manifest(place)
-            names = [name for name in manifest["arrays"] if name.startswith(prefix)]
-            wanted = {name: (like or {}).get(name) for name in names}
-            arrays = unit.read_arrays(place, manifest, wanted)
-            return _checkpoint(candidate, arrays, manifest)
+            return _checkpoint(candidate, take(place, manifest), manifest)
         except DamagedError as error:
             _LOGGER.warning("checkpoint %d is not used: %s", candidate, error)
             damage = error

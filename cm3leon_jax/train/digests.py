@@ -18,7 +18,7 @@ Source of `mix`: MurmurHash3's 32-bit finalizer (Austin Appleby, public domain).
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -51,7 +51,20 @@ def of(arrays: Mapping[str, Any]) -> dict[str, str]:
         for x in arrays.values()
     )
     sums = on_device(arrays) if on_accelerator else on_host(arrays)
-    return {name: f"{first:08x}{second:08x}" for name, (first, second) in sums.items()}
+    return {name: _text(pair) for name, pair in sums.items()}
+
+
+def of_boxes(
+    boxes: Iterable[tuple[np.ndarray, tuple[int, ...]]], shape: tuple[int, ...]
+) -> str:
+    """Returns the digest of an array that comes in boxes, none of which is kept.
+
+    Args:
+      boxes: disjoint, in any order, which together are the array; each with the index
+        of its first element.
+      shape: of the array.
+    """
+    return _text(_added(_block_sums(part, start, shape) for part, start in boxes))
 
 
 def on_device(arrays: Mapping[str, Any]) -> dict[str, Sums]:
@@ -184,6 +197,11 @@ def _host_words(part: np.ndarray) -> np.ndarray:
 def _strides(shape: tuple[int, ...]) -> list[int]:
     """Elements between neighbours along each axis, row-major."""
     return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+
+
+def _text(sums: Sums) -> str:
+    first, second = sums
+    return f"{first:08x}{second:08x}"
 
 
 def _added(sums: Any) -> Sums:

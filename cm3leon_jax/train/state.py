@@ -10,9 +10,10 @@ from flax import nnx
 
 from cm3leon_jax import storage
 from cm3leon_jax.models import transformer
-from cm3leon_jax.train import checkpoint
+from cm3leon_jax.train import checkpoint, stored
 
 CHECKPOINTS = "checkpoints"  # folder of the job's checkpoints in its workdir
+_MODEL = "model/"  # beginning of the names of the model's arrays
 
 
 class TrainState(NamedTuple):
@@ -68,9 +69,9 @@ def load_model(
       ValueError: if checkpoint and program do not agree about the model, or a weight
         is not finite.
     """
-    places = {f"model/{k}": x for k, x in checkpoint.flatten(like).items()}
+    places = {_MODEL + k: x for k, x in checkpoint.flatten(like).items()}
     folder = str(storage.place(workdir) / CHECKPOINTS)
-    found = checkpoint.read(folder, prefix="model/", like=places)
+    found = checkpoint.read(folder, prefix=_MODEL, like=places)
     for name, array in found.state.items():
         if not jnp.isfinite(array).all():
             raise ValueError(
@@ -79,7 +80,16 @@ def load_model(
             )
     config = transformer.TransformerConfig(**found.context["model"])
     make = lambda: transformer.Transformer(config, rngs=nnx.Rngs(params=0))
-    return fill(jax.eval_shape(make), found.state, prefix="model/"), found.context
+    return fill(jax.eval_shape(make), found.state, prefix=_MODEL), found.context
+
+
+def open_model(workdir: str) -> checkpoint.Checkpoint:
+    """Returns a training job's newest checkpoint, its model's arrays left on disk.
+
+    What `load_model` refuses is refused; the state is a `stored.Stored`.
+    """
+    folder = str(storage.place(workdir) / CHECKPOINTS)
+    return stored.open_newest(folder, prefix=_MODEL)
 
 
 def fill(model: Any, arrays: Mapping[str, Any], prefix: str = "") -> Any:

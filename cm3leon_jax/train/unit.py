@@ -4,14 +4,17 @@
       state/      named arrays
       manifest/   JSON with a digest of every array and one of itself
 
-A folder takes its name when it is whole; in a bucket, where nothing is renamed, Orbax
-writes `commit_success.txt` last, and a step without it is none.
+Large arrays are cut along their first dimension, in layers, so that one can be read
+without the others (`stored`). A folder takes its name when it is whole; in a bucket,
+where nothing is renamed, Orbax writes `commit_success.txt` last, and a step without it is
+none.
 
 Which steps are kept and what they mean is `checkpoint`'s.
 """
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -26,7 +29,10 @@ from cm3leon_jax.train import digests, hosts
 
 FORMAT = 2
 _SHA_FORMAT = 1  # had one SHA-256 of each whole array
+STATE = "state"
 _COMMITTED = "commit_success.txt"
+_CHUNK_BYTES = 32 << 20  # decoded: what a reader holds at least
+_ENTRY_BYTES = 256 << 10  # entries of the first dimension from here on lie apart
 _NAME = re.compile(r"\d{8,}")
 # What Orbax, TensorStore, JSON and the file system raise over damaged or missing files,
 # or over a disk that is full.
@@ -87,8 +93,10 @@ def write(
     path: epath.Path, arrays: Mapping[str, Any], manifest: Mapping[str, Any]
 ) -> ocp.AsyncResponse[None]:
     """Starts to write a step; the arrays may be donated when it returns."""
-    with _context():
-        unit = {"state": dict(arrays), "manifest": dict(manifest)}
+    context = _context()
+    context.array.saving.scoped_storage_options_creator = _layout
+    with context:
+        unit = {STATE: dict(arrays), "manifest": dict(manifest)}
         return ocp.save_checkpointables_async(path, unit)
 
 
@@ -108,7 +116,7 @@ def read_manifest(path: epath.Path) -> dict[str, Any]:
             problem = f"{path}: the manifest's digest differs"
     except FAULTS as error:
         problem = f"{path}: no whole manifest ({error})"
-    _raise_together(problem)
+    raise_together(problem)
     if manifest["format"] not in (FORMAT, _SHA_FORMAT):
         raise ValueError(
             f"{path} has format {manifest['format']}, this program reads up to {FORMAT};"
@@ -140,10 +148,10 @@ def read_arrays(
     problem = ""
     try:
         with _context():
-            arrays = ocp.load_checkpointables(path, {"state": wanted})["state"]
+            arrays = ocp.load_checkpointables(path, {STATE: wanted})[STATE]
     except FAULTS as error:
         problem = f"{path}: arrays cannot be read ({error})"
-    _raise_together(problem)
+    raise_together(problem)
     _verify(path, arrays, entries)
     return arrays
 
@@ -152,6 +160,35 @@ def digest_json(record: Mapping[str, Any]) -> str:
     """SHA-256 of JSON values, in the order of their names."""
     text = json.dumps(record, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha(array: Any) -> str:
+    """SHA-256 of an array's bytes, as format 1 has it."""
+    host = np.ascontiguousarray(array)
+    data = host.view(np.uint8).data if host.ndim else host.tobytes()
+    return hashlib.sha256(data).hexdigest()
+
+
+def raise_together(problem: str) -> None:
+    """Raises on every host if one has a problem, so that all take the same step."""
+    problem = hosts.any_of(problem)
+    if problem:
+        raise DamagedError(problem)
+
+
+def _layout(path: Any, array: Any) -> ocp.options.ArrayOptions.Saving.StorageOptions:
+    """How an array is cut on disk: in layers, if a device's part of one is large.
+
+    One chunk of all layers would have to be read and decoded whole for each of them;
+    entries smaller than that are cheaper together.
+    """
+    del path
+    sharding = getattr(array, "sharding", None)
+    shape = sharding.shard_shape(array.shape) if sharding else array.shape
+    entry = math.prod(shape[1:]) * array.dtype.itemsize
+    axes = (0,) if array.ndim > 1 and entry >= _ENTRY_BYTES else ()
+    kind = ocp.options.ArrayOptions.Saving.StorageOptions
+    return kind(chunk_byte_size=_CHUNK_BYTES, shard_axes=axes)
 
 
 def _is_committed(path: epath.Path) -> bool:
@@ -174,22 +211,9 @@ def _verify(
     expected = {name: entries[name].get("digest") for name in arrays}
     for name in arrays:
         if name not in found:  # format 1
-            found[name], expected[name] = _sha(arrays[name]), entries[name]["sha256"]
+            found[name], expected[name] = sha(arrays[name]), entries[name]["sha256"]
         if found[name] != expected[name]:
             raise DamagedError(f"{path}: array {name!r} differs from its digest")
-
-
-def _sha(array: Any) -> str:
-    host = np.ascontiguousarray(array)
-    data = host.view(np.uint8).data if host.ndim else host.tobytes()
-    return hashlib.sha256(data).hexdigest()
-
-
-def _raise_together(problem: str) -> None:
-    """Raises on every host if one has a problem, so that all take the same step."""
-    problem = hosts.any_of(problem)
-    if problem:
-        raise DamagedError(problem)
 
 
 def _context() -> ocp.Context:

@@ -3,7 +3,6 @@
 import json
 import pathlib
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -15,11 +14,11 @@ import safetensors.numpy
 from PIL import Image
 
 from cm3leon_jax import api, storage
-from cm3leon_jax.convert import files, opt, safetensors_file, table
+from cm3leon_jax.convert import files
 from cm3leon_jax.convert import folder as weight_folders
 from cm3leon_jax.data import trained
 from cm3leon_jax.jobs import convert, folder
-from cm3leon_jax.train import export
+from cm3leon_jax.train import export, state
 from configs import convert as config_file
 from tests import small_models
 
@@ -125,6 +124,31 @@ def test_hosts_share_the_files_and_the_first_finishes(tmp_path, exported, monkey
     assert (whole / index).read_text() == (shared / index).read_text()
 
 
+def test_a_training_job_becomes_what_its_export_becomes(tmp_path, exported):
+    run = small_models.train_to(tmp_path, exported)
+    one, two = tmp_path / "of_export", tmp_path / "of_run"
+    _run(tmp_path, _config("to_hf", exported, one, shard_mb=0.05), "1")
+    _run(tmp_path, _config("to_hf", run, two, shard_mb=0.05, licence="CC0-1.0"), "2")
+    for path in one.rglob("*"):
+        if path.is_file() and path.name != "README.md":  # which names the source
+            again = two / path.relative_to(one)
+            assert again.read_bytes() == path.read_bytes(), path
+    manifest = run / state.CHECKPOINTS / "00000007" / "manifest" / "data.json"
+    digest = storage.read_json(manifest)["digest"]
+    assert f"| weights | `{digest}` |" in (two / "README.md").read_text()
+
+
+def test_a_damaged_checkpoint_leaves_nothing(tmp_path, exported):
+    run = small_models.train_to(tmp_path, exported)
+    for path in (run / state.CHECKPOINTS).rglob("d/*"):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    with pytest.raises(ValueError, match="take an earlier checkpoint"):
+        _run(tmp_path, _config("to_hf", run, tmp_path / "hf"))
+    assert not (tmp_path / "hf").exists()
+
+
 def test_weights_alone_come_without_a_vocabulary(tmp_path, exported):
     there, back = tmp_path / "hf", tmp_path / "back"
     _run(tmp_path, _config("to_hf", exported, there), "1")
@@ -226,52 +250,6 @@ def test_a_model_that_opt_cannot_hold_leaves_nothing(tmp_path, exported):
     assert not (tmp_path / "hf").exists()
 
 
-def _big_export(exported, folder):
-    """An exported model of 380 MB, its arrays all ones, written in pieces."""
-    shutil.copytree(exported, folder)
-    about = storage.read_json(exported / export.ABOUT_FILE)
-    config = small_models.model_config(
-        about["model"]["vocab_size"],
-        num_layers=30,
-        model_dim=512,
-        head_dim=128,
-        mlp_dim=2048,
-    )
-    specs = table.our_specs(opt.rows(config), np.dtype("float32"))
-    ones = np.ones(1 << 16, np.float32)
-
-    def parts():
-        for name, spec in specs.items():
-            for start in range(0, spec.num_bytes // 4, len(ones)):
-                yield name, ones[: spec.num_bytes // 4 - start]
-
-    safetensors_file.write(folder / export.WEIGHTS_FILE, specs, parts())
-    kept = {name: about[name] for name in ("shards", "coordinates")}
-    export.describe(folder, config, kept)
-
-
-@pytest.mark.slow
-def test_memory_is_one_array_and_not_the_model(tmp_path, exported):
-    _big_export(exported, tmp_path / "big")
-    assert (tmp_path / "big" / export.WEIGHTS_FILE).stat().st_size > 370e6
-
-    def peak_mb(direction, source, target):
-        """The largest process so far, the small conversion first."""
-        place = [f"--config.source={source}", f"--config.target={tmp_path / target}"]
-        command = [sys.executable, "-m", "cm3leon_jax.main"]
-        command += ["--config", f"configs/convert.py:{direction}", *place]
-        command += ["--workdir", str(tmp_path / f"{target}-work")]
-        if direction == "to_hf":
-            command.append("--config.shard_mb=40.0")
-        subprocess.run(command, check=True, cwd=ROOT)
-        return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
-
-    small = peak_mb("to_hf", exported, "small")
-    there = peak_mb("to_hf", tmp_path / "big", "there")
-    back = peak_mb("from_hf", tmp_path / "there", "back")
-    assert max(there, back) - small < 1.3 * 40, (small, there, back)
-
-
 def _card_code(target):
     text = (target / "README.md").read_text()
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -290,10 +268,10 @@ def test_the_card_says_whence_and_shows_how_in_few_lines(tmp_path, exported):
     ):
         assert value in text
     setup, *examples = _card_code(target)
-    assert len(examples) == 3 and setup.count("\n") <= 12
+    assert len(examples) == 3 and setup.count("\n") <= 10
     for code in [setup, *examples]:
         compile(code, "card", "exec")
-        assert code.count("\n") <= 11
+        assert code.count("\n") <= 10
 
 
 _DUMP = """
@@ -303,7 +281,6 @@ json.dump(found, open("found.json", "w"))
 """
 
 
-@pytest.mark.torch
 def test_the_card_says_what_was_measured_by_group_and_beside_the_data(
     tmp_path, exported
 ):
@@ -331,6 +308,7 @@ def test_the_card_says_what_was_measured_by_group_and_beside_the_data(
         _run(tmp_path, config, "again")
 
 
+@pytest.mark.torch
 def test_the_cards_code_draws_describes_and_edits_as_here(tmp_path):
     pytest.importorskip("transformers")
     target = tmp_path / "hf"
@@ -339,7 +317,7 @@ def test_the_cards_code_draws_describes_and_edits_as_here(tmp_path):
     told = "make the green square blue"
     code = "".join(_card_code(target))
     code = code.replace("a red circle at the top left", text)
-    code = code.replace("make it blue", told)
+    code = code.replace("make the red circle blue", told)
     (target / "card.py").write_text(code + _DUMP)
     shutil.copyfile(DEMO / "pictures" / "2.png", target / "picture.png")
     done = subprocess.run(

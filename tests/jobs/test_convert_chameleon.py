@@ -64,6 +64,17 @@ def test_there_and_back_is_the_same_folder(public, ours, tmp_path):
     assert one["weights"] == two["weights"] and one["shards"] == two["shards"]
 
 
+def test_a_training_job_becomes_the_folder_too(public, ours, tmp_path):
+    _, tensors, _ = public
+    run = small_models.train_to(tmp_path, ours)
+    _convert("to_hf", run, tmp_path / "hf")
+    held = safetensors.numpy.load_file(tmp_path / "hf" / "model.safetensors")
+    assert held.keys() == tensors.keys()
+    for name, array in tensors.items():
+        np.testing.assert_array_equal(held[name], array, err_msg=name)
+    assert chameleon_card.LICENCE_NOTE in (tmp_path / "hf" / "README.md").read_text()
+
+
 def test_image_rows_lie_in_the_order_of_the_codes(public, ours):
     folder, tensors, _ = public
     vocab = trained.load(ours).info.vocab

@@ -207,7 +207,7 @@ def test_read_of_a_prefix_reads_nothing_else(tmp_path):
 def test_first_format_is_still_read_and_verified(tmp_path):
     arrays = checkpoint.flatten(make_state(3))
     entries = {
-        name: {"shape": [*x.shape], "dtype": str(x.dtype), "sha256": unit._sha(x)}
+        name: {"shape": [*x.shape], "dtype": str(x.dtype), "sha256": unit.sha(x)}
         for name, x in arrays.items()
     }
     manifest = {"format": 1, "step": 3, "arrays": entries, "data": 5, "context": {}}

@@ -31,6 +31,17 @@ def test_digest_is_the_same_on_device_on_host_and_under_every_sharding(dtype):
         assert digests.on_device(spread)["matrix"] == expected["matrix"], spec
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_digest_of_boxes_is_that_of_the_whole_in_any_order(dtype):
+    whole = np.asarray(arrays(dtype)["matrix"])
+    cuts = [(0, 0, 5, 12), (5, 3, 16, 12), (5, 0, 16, 3)]
+    boxes = [(whole[y:end_y, x:end_x], (y, x)) for y, x, end_y, end_x in cuts]
+    expected = digests.of({"whole": whole})["whole"]
+    for some in (boxes, boxes[::-1]):
+        assert digests.of_boxes(iter(some), whole.shape) == expected
+    assert digests.of_boxes(iter(boxes[1:]), whole.shape) != expected
+
+
 def test_digest_is_that_of_its_definition():
     words = np.array([7, 0, 2**32 - 1], np.uint32)
     first = second = 0
