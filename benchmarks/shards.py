@@ -136,10 +136,10 @@ def ours_pictures(root, count):
     made = tokenise.records(
         loaded, tools, config, refusals, with_tasks=False, with_query=False
     )
-    number, _ = shards.write_shard(root / "pairs", "train", 0, made[tokenise.PAIRS])
+    written = shards.write_shard(root / "pairs", "train", 0, made[tokenise.PAIRS])
     seconds = time.perf_counter() - start
-    if number != count:
-        sys.exit(f"{number} of {count} pictures were written: {refusals}")
+    if written.records != count:
+        sys.exit(f"{written.records} of {count} pictures were written: {refusals}")
     return count / seconds
 
 

@@ -26,6 +26,8 @@ def get_config(arg=None):
     config.shards = ""  # the folder that `shards` or `retrieve` wrote
     config.tokenizer = ""  # empty: those that the shards were made with
     config.image_tokenizer = ""
+    # Read all shards and compare their digests: minutes a terabyte, as fast as the disk.
+    config.verify = True
     config.set = "pairs"  # whose documents are shown
     config.split = "train"
     config.num_documents = 24  # of the split, evenly spread

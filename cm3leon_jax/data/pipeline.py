@@ -255,5 +255,7 @@ def _fingerprint(
         "info": [source.info.to_json() for source in sources],
         "config": _described(config),
     }
+    if all(digests := [source.digest for source in sources]):
+        described["shards"] = digests
     text = json.dumps(described, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -20,6 +20,7 @@ from cm3leon_jax import storage
 from cm3leon_jax.data import hosts, joining, lists, shards, splits
 from cm3leon_jax.data import pool as pools
 from cm3leon_jax.data.hosts import Hosts
+from cm3leon_jax.data.identity import Written
 from cm3leon_jax.data.shards import Source
 from cm3leon_jax.retrieval import neighbors, spread
 from cm3leon_jax.retrieval.index import IndexConfig
@@ -128,13 +129,14 @@ def write(job: Job) -> dict[str, Any]:
 
 def _finish(job: Job, marks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Writes the set's description."""
-    written: dict[str, list[tuple[int, int]]] = {name: [] for name in job.documents}
+    written: dict[str, list[Written]] = {name: [] for name in job.documents}
     totals = dict.fromkeys(job.documents, 0)
     for part, mark in zip(job.parts, marks, strict=True):
-        written[part.source.split].append((mark["records"], mark["bytes"]))
+        written[part.source.split].append(Written.from_json(mark))
         totals[part.source.split] += mark["neighbors"]
     info = next(iter(job.documents.values())).info
-    digest = storage.digest_bytes(repr([info.to_json(), list(job.bank)]).encode())
+    content = [[name, job.documents[name].digest] for name in job.bank]
+    digest = storage.digest_bytes(repr([info.to_json(), content]).encode())
     shards.finish(
         job.root / job.source.name, dataclasses.replace(info, bank=digest), written
     )
@@ -291,12 +293,12 @@ def _join(
             for place, record in enumerate(documents)
             if record is not None
         ]
-        count, size = shards.write_shard(
+        one = shards.write_shard(
             job.root / job.source.name, part.source.split, part.index, joined
         )
         total = sum(len(record.neighbors.ids) for record in joined)
-        mark = {"records": count, "bytes": size, "neighbors": total}
-        storage.write_json(marks[number], mark | {"unknown": int(near["unknown"])})
+        more = {"neighbors": total, "unknown": int(near["unknown"])}
+        storage.write_json(marks[number], one.to_json() | more)
 
 
 def _make_runs(job: Job, found: Sequence[pathlib.Path]) -> joining.Runs:

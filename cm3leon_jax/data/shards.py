@@ -7,18 +7,20 @@ A *set* is a folder that `tfds.builder_from_directory` reads, with one or more s
 
 Each record is one document (fields: `Record`). Tokens are 16-bit ids of the joint
 vocabulary, segments joined by `<break>`, without `</s>`. Ragged parts are flat arrays
-with lengths beside them. `metadata.json` holds the format version, the vocabulary, and
-the digests of the tokenizers and embedder that made the tokens and vectors; reading
-with others is refused (`check`).
+with lengths beside them. `metadata.json` holds the format version, the vocabulary, the
+digests of the tokenizers and embedder that made the tokens and vectors (reading with
+others is refused, `check`), and of every shard what tells its file from any other
+(`identity`).
 
 A shard appears under its name when it is whole (`write_shard`); `finish` writes the
-set's description. ArrayRecord checks its content by hashes: a damaged record raises,
-is named, counted and left out.
+set's description. Damaged records, and shards whose file is not the one that was
+written, are named, counted and left out (`reader`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
 import pathlib
@@ -26,23 +28,23 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
+from cm3leon_jax.data import identity
 from cm3leon_jax.data import record as formats
+from cm3leon_jax.data.identity import ShardFile, Written
+from cm3leon_jax.data.reader import Reader
 from cm3leon_jax.data.record import Record
 from cm3leon_jax.vocab import Vocab
 
-FORMAT_VERSION = 1
-MAX_DAMAGED_SHARE = 0.01  # more damaged records than this stop the run
+INFO_VERSION = 1  # of `SetInfo`, which checkpoints keep too
+FORMAT_VERSION = 2  # of a set; 1 had no digests of its shards
 
 _LOGGER = logging.getLogger(__name__)
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}"
 # One record a group: random access reads and decompresses nothing but what is asked.
 _WRITER_OPTIONS = "group_size:1"
-# No read-ahead (access is random) and no threads for a read: twice as fast so.
-_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +68,7 @@ class SetInfo:
         """JSON values; `from_json` reads them back."""
         fields = dataclasses.asdict(self)
         fields["vocab"] = self.vocab.to_json()
-        return {"format_version": FORMAT_VERSION, **fields}
+        return {"format_version": INFO_VERSION, **fields}
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> SetInfo:
@@ -78,10 +80,10 @@ class SetInfo:
         fields = dict(fields)
         version = fields.pop("format_version", None)
         names = {field.name for field in dataclasses.fields(cls)}
-        if version != FORMAT_VERSION or set(fields) != names:
+        if version != INFO_VERSION or set(fields) != names:
             raise ValueError(
                 f"shards of format {version} with fields {sorted(fields)}; this code"
-                f" reads format {FORMAT_VERSION} with {sorted(names)}: write them again"
+                f" reads format {INFO_VERSION} with {sorted(names)}: write them again"
             )
         fields["vocab"] = Vocab.from_json(fields["vocab"])
         return cls(**fields)
@@ -92,7 +94,7 @@ def write_shard(
     split: str,
     index: int,
     records: Iterable[Record],
-) -> tuple[int, int]:
+) -> Written:
     """Writes one shard of a set, atomically; an existing one is replaced.
 
     Args:
@@ -102,31 +104,34 @@ def write_shard(
       records: Its documents, in order. May be empty.
 
     Returns:
-      Number of records and of their bytes, for `finish`.
+      What was written, for `finish`.
     """
     path = _shard_path(pathlib.Path(folder), split, index)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     writer = array_record_module.ArrayRecordWriter(str(partial), _WRITER_OPTIONS)
+    first: bytes | None = None
     number = size = 0
     try:
         for record in records:
             data = formats.serialize(record)
             writer.write(data)
+            first = data if first is None else first
             number, size = number + 1, size + len(data)
         writer.close()
+        written = Written(number, size, identity.of(partial, first))
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-    return number, size
+    return written
 
 
 def finish(
     folder: str | os.PathLike[str],
     info: SetInfo,
-    splits: Mapping[str, Sequence[tuple[int, int]]],
+    splits: Mapping[str, Sequence[Written]],
 ) -> None:
     """Writes a set's description, after all its shards.
 
@@ -136,25 +141,37 @@ def finish(
       splits: For each split, what `write_shard` returned for shards 0, 1, ...
 
     Raises:
-      ValueError: If ids do not fit 16 bits.
+      FileNotFoundError: If a shard is gone.
+      ValueError: If ids do not fit 16 bits, or a file is not the one that was written.
     """
     folder = pathlib.Path(folder)
+    for split, shards in splits.items():
+        _check_written(folder, split, shards)
     if info.vocab.size > 1 << 16:
         raise ValueError(
             f"{info.vocab.size} ids do not fit the 16 bits of a shard; shrink the"
             " text vocabulary or the control ids"
         )
-    identity = tfds.core.DatasetIdentity(
+    named = tfds.core.DatasetIdentity(
         name=folder.name,
         version=tfds.core.Version(f"{FORMAT_VERSION}.0.0"),
         data_dir=str(folder),
         module_name=__name__,
     )
     description = tfds.core.DatasetInfo(
-        builder=identity,
+        builder=named,
         description="Tokenised text and image documents of CM3Leon-JAX.",
         features=formats.features(),
-        metadata=tfds.core.MetadataDict(info.to_json()),
+        metadata=tfds.core.MetadataDict(
+            info.to_json()
+            | {
+                "format_version": FORMAT_VERSION,
+                "shards": {
+                    split: identity.to_columns([one.identity for one in shards])
+                    for split, shards in splits.items()
+                },
+            }
+        ),
     )
     description.set_file_format("array_record")
     description.set_splits(
@@ -162,8 +179,8 @@ def finish(
             [
                 tfds.core.SplitInfo(
                     name=split,
-                    shard_lengths=[number for number, _ in shards],
-                    num_bytes=sum(size for _, size in shards),
+                    shard_lengths=[one.records for one in shards],
+                    num_bytes=sum(one.bytes for one in shards),
                     filename_template=_file_template(folder, split),
                 )
                 for split, shards in splits.items()
@@ -174,119 +191,80 @@ def finish(
 
 
 class Source:
-    """Random access to one split of a set."""
+    """Random access to one split of a set.
+
+    Attributes:
+      folder: The set's folder.
+      split: The split.
+      info: What made the set.
+    """
 
     def __init__(
         self,
         folder: pathlib.Path,
         split: str,
         info: SetInfo,
-        files: Sequence[tuple[str, int]],
+        files: Sequence[ShardFile],
     ):
-        """Use `open`; `files` are the shards and how many records each has."""
+        """Use `open`; as `Reader`, looks at every file."""
         self.folder = folder
         self.split = split
         self.info = info
-        self.num_damaged = 0
-        self._files = list(files)
-        self._ends = np.cumsum([length for _, length in files])
-        self._readers: dict[int, Any] = {}
+        self._files = files
+        self._reader = Reader(files)
 
     @property
     def name(self) -> str:
         """The set's name."""
         return self.folder.name
 
+    @property
+    def digest(self) -> str:
+        """Of the content of all its shards; empty for a set of format 1."""
+        return identity.digest(self._files)
+
+    @property
+    def num_damaged(self) -> int:
+        """Records that were found damaged so far."""
+        return self._reader.num_damaged
+
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return len(self._reader)
 
     def records(self, indices: Sequence[int]) -> list[Record | None]:
-        """Reads records by their place, in one batched read.
-
-        Args:
-          indices: Places in [0, len), in any order.
-
-        Returns:
-          As many; None for a damaged record.
-
-        Raises:
-          ValueError: If more than a hundredth of the split turns out to be damaged.
-        """
-        if not len(indices):
-            return []
-        places = [int(index) for index in indices]
-        try:
-            return [formats.parse(data) for data in self._read(places)]
-        except (RuntimeError, ValueError, OSError, IndexError) as error:
-            if len(places) > 1:
-                return [record for i in places for record in self.records([i])]
-            return [self._damaged(places[0], error)]
-
-    def _read(self, places: Sequence[int]) -> list[bytes]:
-        """The records' bytes, with one read for each shard that is touched."""
-        if min(places) < 0 or max(places) >= len(self):
-            raise ValueError(f"records {min(places)} to {max(places)} of {len(self)}")
-        files = np.searchsorted(self._ends, places, side="right")
-        found: list[bytes] = [b""] * len(places)
-        for file in np.unique(files).tolist():
-            reader = self._reader(file)
-            start = int(self._ends[file - 1]) if file else 0
-            positions = np.flatnonzero(files == file).tolist()
-            wanted = [places[position] - start for position in positions]
-            data = reader.read(wanted)
-            for position, record in zip(positions, data, strict=True):
-                found[position] = record
-        return found
-
-    def _reader(self, file: int) -> Any:
-        """The open shard; one that holds another number of records is another file."""
-        if file not in self._readers:
-            path, length = self._files[file]
-            reader = array_record_module.ArrayRecordReader(path, _READER_OPTIONS)
-            if reader.num_records() != length:
-                raise ValueError(
-                    f"{reader.num_records()} records, the set's description says"
-                    f" {length}"
-                )
-            self._readers[file] = reader
-        return self._readers[file]
-
-    def _damaged(self, place: int, error: Exception) -> None:
-        self.num_damaged += 1
-        file = int(np.searchsorted(self._ends, place, side="right"))
-        first = int(self._ends[file - 1]) if file else 0
-        what = f"{self._files[file][0]}, record {place - first}: {error}"
-        _LOGGER.warning("damaged record left out: %s", what)
-        if self.num_damaged > max(1, MAX_DAMAGED_SHARE * len(self)):
-            raise ValueError(
-                f"{self.num_damaged} damaged records, the last is {what}; write this"
-                " set of shards again"
-            ) from error
+        """Reads records by their place, None for damaged ones; as `Reader.records`."""
+        return self._reader.records(indices)
 
 
 def open(folder: str | os.PathLike[str], split: str) -> Source:
     """Opens one split of a set for reading.
 
     Raises:
-      FileNotFoundError: If there is no finished set.
+      FileNotFoundError: If there is no finished set, or a shard is missing.
       ValueError: If it has no such split, or is of another format.
+      reader.DamagedError: If too many files are not those that were written.
     """
     folder = pathlib.Path(folder)
-    builder = _builder(folder)
-    if split not in builder.info.splits:
-        raise ValueError(
-            f"{folder} has no split {split!r}; it has {sorted(builder.info.splits)}"
-        )
-    info = SetInfo.from_json(builder.info.metadata or {})
-    described = builder.info.splits[split]
-    files = [
-        (str(_shard_path(folder, split, index)), length)
-        for index, length in enumerate(described.shard_lengths)
-    ]
-    for path, _ in files:
-        if not pathlib.Path(path).exists():
-            raise FileNotFoundError(f"shard {path} is missing; write the set again")
-    return Source(folder, split, info, files)
+    info, described = _described(folder)
+    if split not in described:
+        raise ValueError(f"{folder} has no split {split!r}; it has {sorted(described)}")
+    return Source(folder, split, info, described[split])
+
+
+def verify(folder: str | os.PathLike[str]) -> int:
+    """Reads all shards of a set and compares their digests.
+
+    Returns:
+      Bytes that were compared; 0 for a set of format 1, which has no digests.
+
+    Raises:
+      FileNotFoundError: If there is no finished set, or a shard is missing.
+      ValueError: If a file is not the one that was written.
+    """
+    folder = pathlib.Path(folder)
+    _, described = _described(folder)
+    files = [file for some in described.values() for file in some]
+    return identity.verify(files, folder.name)
 
 
 def splits(folder: str | os.PathLike[str]) -> dict[str, int]:
@@ -299,7 +277,61 @@ def splits(folder: str | os.PathLike[str]) -> dict[str, int]:
     return {name: info.num_examples for name, info in builder.info.splits.items()}
 
 
+def _described(folder: pathlib.Path) -> tuple[SetInfo, dict[str, list[ShardFile]]]:
+    """What a set's description says of it, and of the files of every split."""
+    builder = _builder(folder)
+    fields = dict(builder.info.metadata or {})
+    known = fields.pop("shards", {})
+    version = fields.get("format_version")
+    if version not in (1, FORMAT_VERSION):
+        raise ValueError(
+            f"{folder} is a set of format {version}, this code reads 1 and"
+            f" {FORMAT_VERSION}: write it again, or read it by the code that wrote it"
+        )
+    if version == 1:
+        _tell_of_format_1(folder)
+    described = {}
+    for split, info in builder.info.splits.items():
+        lengths = info.shard_lengths
+        identities: list[identity.Identity | None] = [None] * len(lengths)
+        if version == FORMAT_VERSION:
+            identities = [*identity.from_columns(known[split])]
+        described[split] = [
+            ShardFile(str(_shard_path(folder, split, index)), length, one)
+            for index, (length, one) in enumerate(zip(lengths, identities, strict=True))
+        ]
+    return SetInfo.from_json({**fields, "format_version": INFO_VERSION}), described
+
+
+@functools.lru_cache
+def _tell_of_format_1(folder: pathlib.Path) -> None:
+    """Says once what reading an older set leaves unnoticed."""
+    _LOGGER.warning(
+        "%s is of format 1, without digests of its shards: a shard that was exchanged is"
+        " noticed by its number of records alone; write the set again to have them",
+        folder,
+    )
+
+
+def _check_written(folder: pathlib.Path, split: str, shards: Sequence[Written]) -> None:
+    """Refuses files that changed between a shard's mark and the set's description."""
+    paths = [_shard_path(folder, split, index) for index in range(len(shards))]
+    found = identity.sizes(paths)
+    for path, size, one in zip(paths, found, shards, strict=True):
+        if size != one.identity.size:
+            file = ShardFile(str(path), one.records, one.identity)
+            raise ValueError(
+                f"{identity.refusal(file)}: delete its mark in the job's `progress` and"
+                " run the same line again"
+            )
+
+
 def _builder(folder: pathlib.Path) -> tfds.core.DatasetBuilder:
+    if str(folder).startswith("gs:"):
+        raise ValueError(
+            f"{folder} is in a bucket, shards are read from a folder; mount the bucket"
+            " (docs/pod.md) and name the place where it is"
+        )
     if not (folder / "dataset_info.json").exists():
         raise FileNotFoundError(
             f"no finished set of shards in {folder}; run the job that writes it"

@@ -5,7 +5,8 @@
     batch.html        rows of the first training batch: spans, segments, weights, and
                       what the loader counted (neighbours left out, pictures cut)
 
-Pictures are what the image tokenizer makes of the codes: what the model will see.
+Pictures are what the image tokenizer makes of the codes: what the model will see. All
+shards are read and compared with their digests first (`verify`).
 """
 
 from __future__ import annotations
@@ -35,18 +36,20 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
 
     Raises:
       FileNotFoundError: If shards or tokenizers are missing.
-      ValueError: If the tokenizers are not those that made the shards.
+      ValueError: If a shard is not the one that was written, or the tokenizers are not
+        those that made the shards.
     """
     if not folder.start(config, workdir):
         return
     cpu.use_devices(config.num_cpu_devices)
     root = pathlib.Path(workdir)
+    verified = _verify(pathlib.Path(config.shards)) if config.verify else {}
     source = shards.open(pathlib.Path(config.shards) / config.set, config.split)
     reader = _reader(config, source)
     shown = source.records(_spread(len(source), config.num_documents))
     documents = [record for record in shown if record is not None]
     _write_documents(root / "documents.html", source, documents, reader)
-    summary: dict[str, Any] = {"documents": len(documents)}
+    summary: dict[str, Any] = {"documents": len(documents), "verified_bytes": verified}
     if any(len(record.neighbors.ids) for record in documents):
         _write_neighbors(root / "neighbours.html", source, documents, reader)
         counts = [len(record.neighbors.ids) for record in documents]
@@ -58,6 +61,15 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     _write_batch(root / "batch.html", batch, reader, config.num_rows, facts)
     print(f"pages: {', '.join(sorted(path.name for path in root.glob('*.html')))}")
     folder.finish(workdir, summary)
+
+
+def _verify(folder: pathlib.Path) -> dict[str, int]:
+    """Compares all shards with their digests; returns the bytes of every set."""
+    sets = sorted(path.parent for path in folder.glob("*/dataset_info.json"))
+    found = {path.name: shards.verify(path) for path in sets}
+    for name, size in found.items():
+        print(f"{name}: {f'{size:,} bytes as written' if size else 'no digests'}")
+    return found
 
 
 def _reader(config: ml_collections.ConfigDict, source: Source) -> inspection.Reader:

@@ -24,6 +24,7 @@ import tqdm
 from cm3leon_jax import api, storage
 from cm3leon_jax.data import hosts, shards
 from cm3leon_jax.data.hosts import Hosts
+from cm3leon_jax.data.identity import Written
 from cm3leon_jax.data.record import NO_NEIGHBORS, Record
 from cm3leon_jax.decoding import engine, grammar, prompts
 from cm3leon_jax.decoding.sampling import Sampling
@@ -107,10 +108,9 @@ def _write(
     records = [one for one in source.records(places) if one is not None]
     pairs = [one for one in records if _picture_ids(one, job) is not None]
     made = recaption(pairs, job.model, job.config, seed=index)
-    number, size = shards.write_shard(job.root / SET, split, index, made)
-    skipped = len(places) - number
-    counts = {"records": number, "bytes": size, "without_one_picture": skipped}
-    storage.write_json(job.mark(split, index), counts)
+    written = shards.write_shard(job.root / SET, split, index, made)
+    skipped = {"without_one_picture": len(places) - written.records}
+    storage.write_json(job.mark(split, index), written.to_json() | skipped)
 
 
 def recaption(
@@ -227,11 +227,12 @@ def _finish(
     for split, index, _ in units:
         marks.setdefault(split, []).append(storage.read_json(job.mark(split, index)))
     written = {
-        split: [(one["records"], one["bytes"]) for one in some]
-        for split, some in marks.items()
+        split: [Written.from_json(one) for one in some] for split, some in marks.items()
     }
     shards.finish(job.root / SET, dataclasses.replace(info, bank=""), written)
-    counts = {split: sum(n for n, _ in some) for split, some in written.items()}
+    counts = {
+        split: sum(one.records for one in some) for split, some in written.items()
+    }
     skipped = sum(one["without_one_picture"] for some in marks.values() for one in some)
     folder.finish(
         str(job.root),

@@ -4,7 +4,7 @@
     caption/ vqa/ edit/ ...   a set a task
     pairs/card.md card.json   what a set is made of: the data card
     progress/input-00002.json an input (a file of the folder), listed
-    progress/train-00003.json a finished shard: counts and refusals
+    progress/train-00003.json a finished shard: counts, refusals, what its files are
     vocab.json                the joint vocabulary
     refusals.json             what was not taken, and why
 
@@ -33,6 +33,7 @@ from cm3leon_jax import storage
 from cm3leon_jax.data import hosts, listing, pictures, shards, splits, tokenise
 from cm3leon_jax.data.card import Card
 from cm3leon_jax.data.hosts import Hosts
+from cm3leon_jax.data.identity import Written
 from cm3leon_jax.data.listing import Listing, Shard, Table
 from cm3leon_jax.data.loading import Loaded
 from cm3leon_jax.data.refusals import Refusals
@@ -266,17 +267,13 @@ def _write_chunk(
     sets = {}
     for name, records in made.items():
         where = job.root / name
-        number, size = shards.write_shard(where, shard.split, shard.index, records)
+        written = shards.write_shard(where, shard.split, shard.index, records)
         card = Card()
         for record in records:
             card.count(record, job.info.vocab)
         longest = max((len(record.tokens) for record in records), default=0)
-        sets[name] = {
-            "records": number,
-            "bytes": size,
-            "longest": longest,
-            "card": card.to_json(),
-        }
+        more = {"longest": longest, "card": card.to_json()}
+        sets[name] = written.to_json() | more
     return {"sets": sets, "refusals": refusals.to_json()}
 
 
@@ -296,7 +293,7 @@ def _finish(
         if not parts:
             continue
         written = {
-            split: [(part["records"], part["bytes"]) for part in some]
+            split: [Written.from_json(part) for part in some]
             for split, some in parts.items()
         }
         shards.finish(job.root / name, job.info, written)

@@ -261,6 +261,20 @@ def test_other_data_or_configs_refuse_a_state(sets):
             iter(pipeline.load(specs, config, prefetch=0)).set_state(state)
 
 
+def test_a_set_written_again_with_other_documents_refuses_a_state(tmp_path):
+    states = []
+    for first in (100, 100, 200):
+        made = [_record(index, first) for index in range(20)]
+        written = shards.write_shard(tmp_path / "pairs", "train", 0, made)
+        shards.finish(tmp_path / "pairs", INFO, {"train": [written]})
+        specs = [SetSpec(str(tmp_path / "pairs"))]
+        iterator = iter(pipeline.load(specs, SMALL, prefetch=0))
+        states.append(iterator.get_state())
+    assert states[0] == states[1]
+    with pytest.raises(ValueError, match="other shards"):
+        iterator.set_state(states[0])
+
+
 def test_whole_packing_keeps_every_sequence_whole(sets):
     iterator = iter(pipeline.load(sets, SMALL, prefetch=0))
     batches = [next(iterator) for _ in range(20)]

@@ -77,6 +77,8 @@ def test_inspect_writes_three_pages_with_provenance(tmp_path, tokenizers):
     assert "Row 3" in pages["batch"] and "&lt;break&gt;" in pages["batch"]
     done = storage.read_json(tmp_path / "out" / "done.json")
     assert done["documents"] == 5 and done["neighbors_per_document"] == 2
+    (shard,) = (tmp_path / "shards" / "pairs").glob("*.array_record-*")
+    assert done["verified_bytes"] == {"pairs": shard.stat().st_size}
     assert 0 < done["batch"]["real_tokens"] <= 1
 
 
@@ -85,6 +87,21 @@ def test_inspect_without_neighbours_writes_no_contact_sheet(tmp_path, tokenizers
     inspect.run(_config(tmp_path / "shards"), str(tmp_path / "out"))
     names = {path.stem for path in (tmp_path / "out").glob("*.html")}
     assert names == {"documents", "batch"}
+
+
+def test_inspect_reads_all_shards_and_names_one_that_was_exchanged(
+    tmp_path, tokenizers
+):
+    _shards(tmp_path / "shards", with_neighbors=False)
+    (path,) = (tmp_path / "shards" / "pairs").glob("*.array_record-*")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    config = _config(tmp_path / "shards")
+    with pytest.raises(ValueError, match=f"{path.name} is not the shard .* written"):
+        inspect.run(config, str(tmp_path / "out"))
+    config.verify = False
+    inspect.run(config, str(tmp_path / "again"))
 
 
 def test_inspect_refuses_other_tokenizers(tmp_path, tokenizers):

@@ -55,7 +55,7 @@ def entries(root: pathlib.Path, name: str, config: SourceConfig) -> Iterator[Ent
     if not any(one in table.schema_arrow.names for one in config.text_columns):
         raise ValueError(
             f"{path} has no column {' or '.join(config.text_columns)}, only"
-            f" {table.schema_arrow.names}; name it with pictures.text_column"
+            f" {table.schema_arrow.names}; name it with --config.source.text_column"
         )
     stem, number = name.removesuffix(".parquet"), 0
     for group in range(table.num_row_groups):
@@ -196,7 +196,7 @@ def _image_column(path: pathlib.Path, schema: Any, config: SourceConfig) -> str:
         )
     known = [name for name in _IMAGE_COLUMNS if name in found]
     if len(found) > 1 and not known:
-        raise ValueError(f"{path}: which of {found}? Name pictures.image_column")
+        raise ValueError(f"{path}: which of {found}? Name --config.source.image_column")
     return known[0] if known else found[0]
 
 

@@ -54,7 +54,7 @@ def test_bare_bytes_under_other_names_are_read(tmp_path, read):
 def test_columns_are_named_where_several_may_be_meant(tmp_path, read):
     other = [_png(9)] * 2
     _write(tmp_path / "a.parquet", 2, image=None, one=[_png(1)] * 2, two=other)
-    with pytest.raises(ValueError, match="pictures|image_column"):
+    with pytest.raises(ValueError, match="--config.source.image_column"):
         read(tmp_path)
     rows, _, _ = read(tmp_path, image_column="two", text_column="licence")
     assert rows[0].text == "CC0"
@@ -68,7 +68,7 @@ def test_a_table_of_addresses_is_an_error_with_the_remedy(tmp_path, read):
     with pytest.raises(ValueError, match="img2dataset"):
         read(tmp_path)
     _write(tmp_path / "a.parquet", 2, text=None)
-    with pytest.raises(ValueError, match="text_column"):
+    with pytest.raises(ValueError, match="--config.source.text_column"):
         read(tmp_path)
 
 
