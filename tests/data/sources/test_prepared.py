@@ -97,14 +97,14 @@ def test_captions_of_a_sequence_are_rows_of_one_group(tmp_path, read):
 def test_whatever_is_read_at_random_gives_the_same_rows(tmp_path, read, file_format):
     features = {
         "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
-        "mask": tfds.features.LabeledImage(labels=["cat"], shape=(None, None, 3)),
+        "depth": tfds.features.Image(shape=(None, None, 3)),
         "caption": tfds.features.Text(),
         "label": tfds.features.ClassLabel(names=["cat", "dog"]),
         "boxes": tfds.features.Sequence(tfds.features.BBoxFeature()),
     }
     example = {
         "image": io.BytesIO(_png(9)),
-        "mask": io.BytesIO(_png(1)),
+        "depth": io.BytesIO(_png(1)),
         "caption": "a dog",
         "label": 1,
         "boxes": [tfds.features.BBox(0.0, 0.0, 0.5, 1.0)],
