@@ -201,6 +201,8 @@ def verify(files: Sequence[ShardFile], name: str) -> int:
       ValueError: If one is another file, naming it, both digests and the remedy.
     """
     known = [file for file in files if file.identity]
+    if not known:
+        return 0
     there = sizes([file.path for file in known])
     others = []
     with (

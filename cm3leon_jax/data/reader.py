@@ -131,14 +131,16 @@ class Reader:
         file = int(np.searchsorted(self._ends, place, side="right"))
         where = f"{self._files[file].path}, record {place - self._start(file)}"
         if place not in self._damaged:
-            self._count([place], f"{where}: {error}")
+            what = (
+                f"{where}: {error}; copy the shard there again, or write the set again"
+            )
+            self._count([place], what)
 
     def _count(self, places: Sequence[int], what: str) -> None:
         """Notes damaged records, and stops where they are too many."""
         self._damaged.update(places)
         if self.num_damaged > max(1, MAX_DAMAGED_SHARE * len(self)):
             raise DamagedError(
-                f"{self.num_damaged} damaged records of {len(self)}, the last is {what};"
-                " put the right files there or write this set of shards again"
+                f"{self.num_damaged} damaged records of {len(self)}, the last is {what}"
             )
         _LOGGER.warning("left out, %d records: %s", len(places), what)

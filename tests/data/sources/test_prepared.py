@@ -102,14 +102,17 @@ def test_whatever_is_read_at_random_gives_the_same_rows(tmp_path, read, file_for
         "label": tfds.features.ClassLabel(names=["cat", "dog"]),
         "boxes": tfds.features.Sequence(tfds.features.BBoxFeature()),
     }
-    example = {
-        "image": io.BytesIO(_png(9)),
-        "depth": io.BytesIO(_png(1)),
-        "caption": "a dog",
-        "label": 1,
-        "boxes": [tfds.features.BBox(0.0, 0.0, 0.5, 1.0)],
-    }
-    path = _write(tmp_path, features, [example] * 3, "test", file_format)
+    examples = [
+        {
+            "image": io.BytesIO(_png(9)),
+            "depth": io.BytesIO(_png(1)),
+            "caption": "a dog",
+            "label": 1,
+            "boxes": [tfds.features.BBox(0.0, 0.0, 0.5, 1.0)],
+        }
+        for _ in range(3)
+    ]
+    path = _write(tmp_path, features, examples, "test", file_format)
     with pytest.raises(ValueError, match="--config.source.image_column"):
         read(path)
     rows, _, _ = read(path, image_column="image", strict=True)
