@@ -28,6 +28,7 @@ import torch
 import transformers
 from flax import nnx
 
+from cm3leon_jax import cpu
 from cm3leon_jax.convert import vqgan as convert
 from cm3leon_jax.models import vqgan
 
@@ -36,6 +37,8 @@ SIDES = ("ours", "eager", "compiled", "channels_last")
 
 def main():
     options = arguments()
+    if options.keep_memory:
+        cpu.keep_freed_memory()
     tasks = {"encode": encode, "decode": decode}
     results = {name: measure(tasks[name](options), options) for name in options.only}
     about = {
@@ -60,6 +63,11 @@ def arguments():
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument(
         "--only", nargs="+", choices=("encode", "decode"), default=["encode", "decode"]
+    )
+    parser.add_argument(
+        "--keep_memory",
+        action="store_true",
+        help="freed memory stays with the process, as in the job vqgan; for all sides",
     )
     return parser.parse_args()
 
