@@ -194,12 +194,12 @@ def check_rows(
 
 
 def check_batch(batch_size: int) -> None:
-    """Refuses a batch that this process's devices cannot share out evenly.
+    """Refuses a batch that the devices, of all hosts, cannot share out evenly.
 
     Raises:
       ValueError: naming the nearest size that they can.
     """
-    count = jax.local_device_count()
+    count = jax.device_count()
     if batch_size % count:
         raise ValueError(
             f"{batch_size=} must be a multiple of the {count} devices; the nearest is"

@@ -1,16 +1,19 @@
 """The image tokenizer: a VQGAN trained on one's own pictures.
 
 Shapes: `make_a_scene` (256 pixels to 1,024 of 8,192 codes; CM3Leon's), `chameleon` (512
-pixels to 1,024 of 8,192) and `janus` (384 pixels to 576 of 16,384 codes of 8 numbers,
-looked up by direction; LlamaGen's too). `quick` is for 64 pixels and one CPU: each of 16
-codes is made from a patch of 16 pixels alone, so that what stands beside it does not
-change it, and a small transformer can learn what it means. `codes` may be 64.
+pixels to 1,024 of 8,192), and of 16,384 codes of 8 numbers, looked up by direction,
+`janus` (384 pixels to 576), `llamagen` (256 to 256) and `llamagen_ds8` (256 to 1,024).
+`quick` is for 64 pixels and one CPU: each of 16 codes is made from a patch of 16 pixels
+alone, so that what stands beside it does not change it, and a small transformer can
+learn what it means. `codes` may be 64.
 
 Usage:
     cm3leon --config configs/vqgan.py --workdir runs/vqgan \
         --config.pictures.folder=runs/pictures
     cm3leon --config configs/vqgan.py:chameleon --workdir runs/vqgan512 ...
     cm3leon --config configs/vqgan.py:janus --workdir runs/vqgan384 ...
+    cm3leon --config configs/vqgan.py:llamagen --workdir runs/vqgan16 ...
+    cm3leon --config configs/vqgan.py:llamagen_ds8 --workdir runs/vqgan8 ...
     cm3leon --config configs/vqgan.py:quick --workdir runs/quickstart/vqgan ...
     cm3leon --config configs/vqgan.py:quick,pictures --workdir runs/mine/vqgan ...
     cm3leon --config configs/vqgan.py:quick,codes=64 --workdir runs/fine/vqgan ...
@@ -26,7 +29,7 @@ from configs import common
 def get_config(arg=None):
     arg = common.parse_arg(
         arg,
-        variants=("make_a_scene", "chameleon", "janus"),
+        variants=("make_a_scene", "chameleon", "janus", "llamagen", "llamagen_ds8"),
         quick=False,
         full=False,
         debug=False,
@@ -43,6 +46,7 @@ def get_config(arg=None):
         columns=("edit", "segmentation", "edges", "scribble"),
     )
     config.splits = common.splits(small)  # where the folder has no split folders
+    config.start_from = ""  # folder of an image tokenizer whose weights are the first
     config.model = _SHAPES[arg["variant"]]()
     config.loss = dict(
         l1_weight=1.0,
@@ -202,4 +206,25 @@ def _janus():
     )
 
 
-_SHAPES = {"make_a_scene": _make_a_scene, "chameleon": _chameleon, "janus": _janus}
+def _llamagen():
+    # Janus's network, for the pictures that it was published with (VQ-16).
+    return dict(_janus(), image_size=256, attention_sizes=(16,))
+
+
+def _llamagen_ds8():
+    return dict(
+        _llamagen(),
+        multipliers=(1, 2, 2, 4),  # VQ-8
+        encoder_kernels=(3, 3, 3, 3),
+        decoder_kernels=(3, 3, 3, 3),
+        attention_sizes=(32,),
+    )
+
+
+_SHAPES = {
+    "make_a_scene": _make_a_scene,
+    "chameleon": _chameleon,
+    "janus": _janus,
+    "llamagen": _llamagen,
+    "llamagen_ds8": _llamagen_ds8,
+}

@@ -16,6 +16,7 @@ from __future__ import annotations
 import difflib
 import logging
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
@@ -41,7 +42,7 @@ _NO_RULE = {"rule": ""}
 _FORMER = {
     "convert": {"evaluations": []},
     "retrieve": {"strategy": _NO_RULE},
-    "vqgan": {"features": {"inception": "", "embedder": ""}},
+    "vqgan": {"features": {"inception": "", "embedder": ""}, "start_from": ""},
     "generate": {
         "precision": "trained",
         "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
@@ -138,6 +139,28 @@ def compare(old: Any, new: Any, path: str = "config") -> list[str]:
                 lines += compare(old[key], new[key], there)
         return lines
     return [] if old == new else [f"{path}: {old!r} -> {new!r}"]
+
+
+def check_shape(
+    source: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]
+) -> None:
+    """Refuses a network to start from whose shape is not the config's.
+
+    Args:
+      source: where it is, for the message.
+      theirs: the fields of its shape.
+      ours: those of `config.model`.
+
+    Raises:
+      ValueError: naming the fields that differ.
+    """
+    differences = compare(theirs, ours, "model")
+    if differences:
+        raise ValueError(
+            f"config.start_from={source} has another shape than config.model"
+            f" ({'; '.join(differences[:_MAX_SHOWN])}); set config.model to that of the"
+            " network, or start from another"
+        )
 
 
 def _holds_work(root: epath.Path) -> bool:

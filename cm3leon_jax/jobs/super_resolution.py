@@ -24,11 +24,12 @@ from cm3leon_jax.data import degradation, gallery, pairs, pictures, splits
 from cm3leon_jax.data.refusals import Refusals
 from cm3leon_jax.evals import enlargement
 from cm3leon_jax.jobs import folder
-from cm3leon_jax.models import discriminator
+from cm3leon_jax.models import discriminator, super_resolution
+from cm3leon_jax.models import lpips as lpips_lib
 from cm3leon_jax.models.super_resolution import SuperResolutionConfig
 from cm3leon_jax.scenes.world import WorldConfig
 from cm3leon_jax.tokenizers import image
-from cm3leon_jax.train import checkpoint, loop, metrics, players
+from cm3leon_jax.train import checkpoint, hosts, loop, meeting, metrics, players
 from cm3leon_jax.train import super_resolution as training
 from cm3leon_jax.upscalers import rrdb
 
@@ -45,9 +46,11 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         not divide among the devices.
       FloatingPointError: If a loss is not finite.
     """
+    meeting.join()
     if not folder.start(config, workdir):
         return
     cpu.use_devices(config.num_cpu_devices)
+    cpu.keep_freed_memory()
     sharding.check_batch(config.batch_size)
     root = pathlib.Path(workdir)
     shape = SuperResolutionConfig(**config.model)
@@ -57,24 +60,26 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     loss = training.LossConfig(**config.loss)
     judge = discriminator.DiscriminatorConfig(**config.discriminator)
     put_state, put_batch = players.placement()
-    network = put_state(lpips.read(config.lpips)) if config.lpips else None
+    network = lpips.read(config.lpips) if config.lpips else None
+    judging = put_state(network)
     refusals = Refusals()
     train, held_out = (
         _read(config, split, refusals) for split in (splits.TRAIN, splits.VALIDATION)
     )
-    storage.write_json(root / "refusals.json", refusals.to_json())
+    if hosts.is_first():
+        storage.write_json(root / "refusals.json", refusals.to_json())
     batches = _pairs(config, train)
     evaluate = functools.partial(
-        _evaluate, config, held_out[: config.num_evaluated], root
+        _evaluate, config, held_out[: config.num_evaluated], network, root
     )
     one_step = jax.jit(training.make_step(loss, optimizer), donate_argnums=0)
-    first = rrdb.load_model(config.start_from) if config.start_from else None
+    first = _first(config, shape)
     final = loop.run(
         put_state(
             training.init(shape, judge, loss, optimizer, seed=config.seed, model=first)
         ),
         lambda state, pair: one_step(
-            state, put_batch(pair.small), put_batch(pair.large), network
+            state, put_batch(pair.small), put_batch(pair.large), judging
         ),
         batches,
         num_steps=config.loop.num_steps,
@@ -85,10 +90,22 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         evaluate=evaluate,
         eval_every=config.loop.eval_every,
     )
-    rrdb.save(training.averaged(final), root / rrdb.EXPORT)
-    summary = evaluate(final)
-    print("  ".join(f"{name}: {value:.3f}" for name, value in summary.items()))
-    folder.finish(workdir, summary)
+    summary, model = evaluate(final), _averaged(final)
+    if hosts.is_first():
+        rrdb.save(model, root / rrdb.EXPORT)
+        print("  ".join(f"{name}: {value:.3f}" for name, value in summary.items()))
+        folder.finish(workdir, summary)
+
+
+def _first(
+    config: ml_collections.ConfigDict, shape: SuperResolutionConfig
+) -> super_resolution.SuperResolution | None:
+    """The network to start from, if the config names one."""
+    if not config.start_from:
+        return None
+    model = rrdb.load_model(config.start_from)
+    folder.check_shape(config.start_from, model.config.to_json(), shape.to_json())
+    return model
 
 
 def _pairs(config: ml_collections.ConfigDict, train: np.ndarray) -> pairs.Pairs:
@@ -140,9 +157,15 @@ def _tokenised(
     return tokenizer.decode(tokenizer.encode(small))
 
 
+def _averaged(state: training.State) -> super_resolution.SuperResolution:
+    """The averaged network as this host's own, which it may use without the others."""
+    return jax.device_get(training.averaged(state))
+
+
 def _evaluate(
     config: ml_collections.ConfigDict,
     held_out_NYXC: np.ndarray,
+    network: lpips_lib.Lpips | None,
     root: pathlib.Path,
     state: training.State,
 ) -> dict[str, float]:
@@ -151,15 +174,17 @@ def _evaluate(
     The small pictures are what it will meet: the tokenizer's, where there is one, else
     plain reductions.
     """
-    upscaler = rrdb.Upscaler(training.averaged(state))
+    upscaler = rrdb.Upscaler(_averaged(state))
     scale = upscaler.scale
     small = _tokenised(config, held_out_NYXC)
     if small is None:
         small = np.stack([degradation.reduced(one, scale) for one in held_out_NYXC])
     bicubic = np.stack([degradation.enlarged(one, scale) for one in small])
     enlarged = upscaler.enlarge(small)
-    storage.write_bytes(root / SHEET, sheet(small, bicubic, enlarged, held_out_NYXC))
-    found = enlargement.evaluate(held_out_NYXC, enlarged, bicubic)
+    if hosts.is_first():
+        page = sheet(small, bicubic, enlarged, held_out_NYXC)
+        storage.write_bytes(root / SHEET, page)
+    found = enlargement.evaluate(held_out_NYXC, enlarged, bicubic, network)
     world = pathlib.Path(config.pictures.folder) / "world.json"
     if world.exists():  # pictures of the built-in world
         described = WorldConfig(**storage.read_json(world))

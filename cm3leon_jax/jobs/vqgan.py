@@ -35,7 +35,9 @@ from cm3leon_jax.tokenizers import image
 from cm3leon_jax.train import (
     checkpoint,
     codebook,
+    hosts,
     loop,
+    meeting,
     metrics,
     perceptual,
     pixel_guard,
@@ -57,9 +59,11 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         does not divide among the devices.
       FloatingPointError: If a loss is not finite, or the guard sees a collapse.
     """
+    meeting.join()
     if not folder.start(config, workdir):
         return
     cpu.use_devices(config.num_cpu_devices)
+    cpu.keep_freed_memory()
     sharding.check_batch(config.batch_size)
     root = pathlib.Path(workdir)
     shape = vqgan.VqganConfig(**config.model)
@@ -67,17 +71,19 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         num_steps=config.loop.num_steps, **config.optimizer
     )
     loss = pixels.LossConfig(**config.loss)
-    judge = discriminator.DiscriminatorConfig(**config.discriminator)
     step = pixels.make_step(loss, codebook.CodebookConfig(**config.codebook), optimizer)
+    first = _first(config, shape)
     network, encoder = _perceptual_network(config), _features(config)
     refusals = Refusals()
     (train, boxes), (held_out, _) = (
         _read(config, split, refusals) for split in (splits.TRAIN, splits.VALIDATION)
     )
-    storage.write_json(root / "refusals.json", refusals.to_json())
+    if hosts.is_first():
+        storage.write_json(root / "refusals.json", refusals.to_json())
     evaluate = functools.partial(
         _evaluate, held_out[: config.num_evaluated], network, encoder, root
     )
+    guard = pixel_guard.PixelGuard(pixel_guard.PixelGuardConfig(**config.guard))
     put_state, put_batch = players.placement()
     one_step, judging = jax.jit(step, donate_argnums=0), put_state(network)
 
@@ -87,7 +93,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         return one_step(state, put_batch(train[rows]), aids)
 
     final = loop.run(
-        put_state(pixels.init(shape, judge, loss, optimizer, seed=config.seed)),
+        put_state(_start(config, shape, optimizer, first)),
         take,
         shuffled.Shuffled(np.arange(len(train)), config.batch_size, seed=config.seed),
         num_steps=config.loop.num_steps,
@@ -97,14 +103,46 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         save_every=config.loop.save_every,
         evaluate=evaluate,
         eval_every=config.loop.eval_every,
-        inspect=pixel_guard.PixelGuard(
-            pixel_guard.PixelGuardConfig(**config.guard)
-        ).inspect,
+        inspect=guard.inspect,
     )
-    image.save(pixels.averaged(final), root / image.EXPORT)
-    summary = evaluate(final)
-    print("  ".join(f"{name}: {value:.3f}" for name, value in summary.items()))
-    folder.finish(workdir, summary)
+    _conclude(workdir, _averaged(final), evaluate(final))
+
+
+def _conclude(workdir: str, model: vqgan.Vqgan, summary: dict[str, float]) -> None:
+    """Writes what came out, on the host that writes."""
+    if hosts.is_first():
+        image.save(model, pathlib.Path(workdir) / image.EXPORT)
+        print("  ".join(f"{name}: {value:.3f}" for name, value in summary.items()))
+        folder.finish(workdir, summary)
+
+
+def _first(
+    config: ml_collections.ConfigDict, shape: vqgan.VqganConfig
+) -> vqgan.Vqgan | None:
+    """The tokenizer to start from, if the config names one."""
+    if not config.start_from:
+        return None
+    model = image.load_model(config.start_from)
+    folder.check_shape(config.start_from, model.config.to_json(), shape.to_json())
+    return model
+
+
+def _start(
+    config: ml_collections.ConfigDict,
+    shape: vqgan.VqganConfig,
+    optimizer: players.OptimizerConfig,
+    first: vqgan.Vqgan | None,
+) -> pixels.PixelState:
+    """The state before the first step."""
+    return pixels.init(
+        shape,
+        discriminator.DiscriminatorConfig(**config.discriminator),
+        pixels.LossConfig(**config.loss),
+        optimizer,
+        seed=config.seed,
+        model=first,
+        num_latents=config.batch_size * shape.codes_per_image,
+    )
 
 
 def _perceptual_network(config: ml_collections.ConfigDict) -> lpips_lib.Lpips | None:
@@ -207,6 +245,11 @@ def _load(
     return picture
 
 
+def _averaged(state: pixels.PixelState) -> vqgan.Vqgan:
+    """The averaged network as this host's own, which it may use without the others."""
+    return jax.device_get(pixels.averaged(state))
+
+
 def _evaluate(
     held_out_NYXC: np.ndarray,
     network: lpips_lib.Lpips | None,
@@ -215,10 +258,11 @@ def _evaluate(
     state: pixels.PixelState,
 ) -> dict[str, float]:
     """Measures the averaged weights as a tokenizer; writes the sheet."""
-    tokenizer = image.ImageTokenizer(pixels.averaged(state))
+    tokenizer = image.ImageTokenizer(_averaged(state))
     codes_NP = tokenizer.encode(held_out_NYXC)
     back_NYXC = tokenizer.decode(codes_NP)
-    storage.write_bytes(root / SHEET, sheet(held_out_NYXC, back_NYXC))
+    if hosts.is_first():
+        storage.write_bytes(root / SHEET, sheet(held_out_NYXC, back_NYXC))
     found = reconstruction.evaluate(
         held_out_NYXC, back_NYXC, codes_NP, tokenizer.codebook_size
     )

@@ -51,9 +51,16 @@ class CodeCounts(NamedTuple):
     sums_CD: jax.Array
 
 
-def init(entries_CD: jax.Array) -> CodeCounts:
-    """Returns counts of zero: every entry is revived at the first step."""
-    return CodeCounts(jnp.zeros(entries_CD.shape[0]), jnp.zeros_like(entries_CD))
+def init(entries_CD: jax.Array, count: float = 0.0) -> CodeCounts:
+    """Returns the counts before the first step.
+
+    Args:
+      entries_CD: float32[C, D].
+      count: latents a step that each entry is taken to have won; with 0 every entry is
+        revived at the first step, which would undo a codebook that is trained already.
+    """
+    counts_C = jnp.full(entries_CD.shape[0], count, entries_CD.dtype)
+    return CodeCounts(counts_C, count * entries_CD)
 
 
 def count(codes_N: jax.Array, latents_ND: jax.Array, size: int) -> CodeCounts:

@@ -101,6 +101,8 @@ def init(
     optimizer: players.OptimizerConfig,
     *,
     seed: int,
+    model: vqgan.Vqgan | None = None,
+    num_latents: int = 0,
 ) -> PixelState:
     """Returns the state before the first step.
 
@@ -110,15 +112,20 @@ def init(
       loss: whether there is one.
       optimizer: of both players.
       seed: of the first weights.
+      model: weights to start from; None for new ones.
+      num_latents: of a batch: each entry of a given model's codebook begins as if it
+        had won its share of them.
     """
+    count = num_latents / shape.codebook_size if model is not None else 0.0
 
     @jax.jit  # one program for all weights; one by one they compile far longer
-    def make() -> PixelState:
+    def make(model) -> PixelState:
         """Both players and their moments."""
         both = players.optimizers(optimizer)
         # "rbg" compiles several times faster than threefry, at every kernel's shape.
         rngs = nnx.Rngs(jax.random.key(seed, impl="rbg"))
-        model = vqgan.Vqgan(shape, rngs=rngs)
+        if model is None:
+            model = vqgan.Vqgan(shape, rngs=rngs)
         judge, judge_optimizer = None, None
         if loss.adversarial_weight:
             judge = discriminators.PatchDiscriminator(discriminator, rngs=rngs)
@@ -129,10 +136,10 @@ def init(
             average_W=players.vector(model),
             discriminator=judge,
             optimizer=(both.model.init(players.vector(model)), judge_optimizer),
-            counts=codebooks.init(model.quantize.embedding[...]),
+            counts=codebooks.init(model.quantize.entries(), count),
         )
 
-    return make()
+    return make(model)
 
 
 def averaged(state: PixelState) -> vqgan.Vqgan:

@@ -160,11 +160,17 @@ def average(
 
 
 def placement() -> tuple[Callable[[Any], Any], Callable[[np.ndarray], jax.Array]]:
-    """Returns what puts a state on every device, and a batch's rows over them all."""
+    """Returns what puts a state on every device, and a batch's rows over them all.
+
+    Of several hosts each is given the same state and the whole batch, and takes its own
+    devices' rows of it.
+    """
     mesh = sharding.make_mesh(sharding.MeshConfig())
     rows = jax.sharding.NamedSharding(mesh, sharding.spec(("batch",)))
     everywhere = jax.sharding.NamedSharding(mesh, sharding.spec(()))
     return (
         lambda state: jax.device_put(state, everywhere),
-        lambda batch: jax.make_array_from_process_local_data(rows, batch),
+        lambda batch: jax.make_array_from_callback(
+            batch.shape, rows, lambda index: batch[index]
+        ),
     )

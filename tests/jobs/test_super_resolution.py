@@ -46,12 +46,17 @@ def test_job_exports_an_upscaler_and_remembers_that_it_is_done(folder, tmp_path)
     workdir = tmp_path / "run"
     job.run(_config(folder), str(workdir))
     summary = storage.read_json(workdir / "done.json")
-    names = {"psnr", "ssim", "objects"}
+    names = {"psnr", "ssim", "gradient_pyramid", "frechet_blocks", "objects"}
     assert summary.keys() == names | {f"{name}_bicubic" for name in names}
     upscaler = rrdb.Upscaler.load(workdir)
     assert upscaler.enlarge(np.zeros((1, 16, 16, 3), np.uint8)).shape == (1, 64, 64, 3)
     with Image.open(workdir / job.SHEET) as sheet:
         assert sheet.size == (4 * 64, 64 * min(6, 4))
+    config = _config(folder)
+    config.start_from = str(workdir)
+    config.model.num_blocks = 2
+    with pytest.raises(ValueError, match="model.num_blocks: 1 -> 2"):
+        job.run(config, str(tmp_path / "other"))
     before = (workdir / "done.json").stat().st_mtime_ns
     job.run(_config(folder), str(workdir))
     assert (workdir / "done.json").stat().st_mtime_ns == before

@@ -38,7 +38,7 @@ def _config(folder):
     return config
 
 
-def test_job_exports_a_tokenizer_and_remembers_that_it_is_done(folder, tmp_path):
+def test_job_exports_a_tokenizer_from_which_another_may_start(folder, tmp_path):
     workdir = tmp_path / "run"
     vqgan.run(_config(folder), str(workdir))
     summary = storage.read_json(workdir / "done.json")
@@ -56,6 +56,17 @@ def test_job_exports_a_tokenizer_and_remembers_that_it_is_done(folder, tmp_path)
     before = (workdir / "done.json").stat().st_mtime_ns
     vqgan.run(_config(folder), str(workdir))
     assert (workdir / "done.json").stat().st_mtime_ns == before
+    config = _config(folder)
+    config.start_from = str(workdir)
+    config.optimizer.peak_lr = 1e-9  # it stays where it begins, its codebook too
+    config.codebook.use_mean = False
+    vqgan.run(config, str(tmp_path / "second"))
+    after = storage.read_json(tmp_path / "second" / "done.json")
+    for name in ("psnr", "usage", "perplexity"):
+        assert after[name] == pytest.approx(summary[name], rel=1e-4), name
+    config.model.codebook_size = 32
+    with pytest.raises(ValueError, match="model.codebook_size: 64 -> 32"):
+        vqgan.run(config, str(tmp_path / "third"))
 
 
 def test_sheet_shows_originals_above_reconstructions():
@@ -65,6 +76,20 @@ def test_sheet_shows_originals_above_reconstructions():
     assert pixels.shape == (4 * 16, 12 * 16, 3)
     assert [pixels[row, 0, 0] for row in (0, 16, 32, 48)] == [10, 110, 10, 110]
     assert pixels[32, 16, 0] == 255  # the second row holds one picture
+
+
+def test_training_that_goes_wrong_ends_with_its_reason_and_exports_nothing(
+    folder, tmp_path
+):
+    config = _config(folder)
+    config.guard.update(min_perplexity=1_000.0, after_steps=2)  # of 64 codes
+    config.loop.save_every = 2
+    with pytest.raises(FloatingPointError, match="step 3: collapse.*codebook"):
+        vqgan.run(config, str(tmp_path / "run"))
+    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert kept == ["00000002"]  # from before
+    assert not (tmp_path / "run" / image.EXPORT).exists()
+    assert not (tmp_path / "run" / "done.json").exists()
 
 
 def test_batches_that_devices_cannot_share_are_refused_before_pictures_are_read(

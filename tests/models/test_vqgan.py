@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from cm3leon_jax import vocab
 from cm3leon_jax.models import convolution, vqgan
 from tests import shapes
 
@@ -17,17 +18,21 @@ SMALL = dataclasses.replace(shapes.VQGAN, attention_sizes=(8,), use_mid_block=Tr
 
 
 @pytest.mark.parametrize(
-    ("arg", "stride", "codes"),
+    ("arg", "stride", "codes", "codebook", "attended"),
     [
-        ("make_a_scene", 8, 1_024),
-        ("chameleon", 16, 1_024),
-        ("janus", 16, 576),
-        ("quick", 16, 16),
-        ("quick,codes=64", 8, 64),
-        ("debug", 16, 16),
+        ("make_a_scene", 8, 1_024, (8_192, 256, False), [0, 0, 0, 2]),
+        ("chameleon", 16, 1_024, (8_192, 256, False), [0, 0, 0, 0, 0]),
+        ("janus", 16, 576, (16_384, 8, True), [0, 0, 0, 0, 2]),
+        ("llamagen", 16, 256, (16_384, 8, True), [0, 0, 0, 0, 2]),
+        ("llamagen_ds8", 8, 1_024, (16_384, 8, True), [0, 0, 0, 2]),
+        ("quick", 16, 16, (1_024, 32, False), [0]),
+        ("quick,codes=64", 8, 64, (1_024, 32, False), [0]),
+        ("debug", 16, 16, (64, 8, False), [0]),
     ],
 )
-def test_preset_has_its_stride_codes_and_shapes(arg, stride, codes):
+def test_preset_has_its_stride_codes_codebook_and_attention(
+    arg, stride, codes, codebook, attended
+):
     config = importlib.import_module("configs.vqgan").get_config(arg)
     shape = vqgan.VqganConfig(**config.model)
     assert (shape.stride, shape.codes_per_image) == (stride, codes)
@@ -36,12 +41,24 @@ def test_preset_has_its_stride_codes_and_shapes(arg, stride, codes):
     def run():
         model = vqgan.Vqgan(shape, rngs=nnx.Rngs(0))
         image, quantized = model(jnp.zeros((2, size, size, 3)))
-        return image, quantized.codes_BYX, model.encode(image)
+        return image, quantized.codes_BYX, model.encode(image), model
 
-    image, codes_BYX, codes_BP = jax.eval_shape(run)
+    image, codes_BYX, codes_BP, model = jax.eval_shape(run)
     chex.assert_shape(image, (2, size, size, 3))
     chex.assert_shape(codes_BYX, (2, shape.grid_size, shape.grid_size))
     chex.assert_shape(codes_BP, (2, codes))
+    quantize = model.quantize
+    assert (*quantize.embedding.shape, quantize.use_l2_norm) == codebook
+    assert [len(level.attn) for level in model.encoder.down] == attended
+    more = [count + 1 if count else 0 for count in attended]  # the decoder has one more
+    assert [len(level.attn) for level in model.decoder.up] == more
+
+
+def test_first_preset_is_what_the_vocabulary_of_the_paper_names():
+    config = importlib.import_module("configs.vqgan").get_config()
+    shape, named = vqgan.VqganConfig(**config.model), vocab.Vocab()
+    assert shape.codebook_size == named.image_size
+    assert shape.codes_per_image == named.codes_per_image
 
 
 def test_fold_moves_patches_and_unfold_puts_them_back():

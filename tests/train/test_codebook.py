@@ -42,6 +42,16 @@ def test_first_step_sets_every_entry_on_a_latent():
     np.testing.assert_allclose(counts.counts_C, 8.0)
 
 
+def test_a_trained_codebook_is_not_revived_at_the_first_step():
+    entries = jax.random.normal(jax.random.key(1), (8, 4))
+    codes = jnp.zeros(64, jnp.int32)  # seven of the eight win nothing in this batch
+    config = codebook.CodebookConfig(use_mean=True, decay=0.5)
+    counts = codebook.init(entries, 64 / 8)
+    after, _, metrics = _update(entries, counts, codes, config)
+    assert metrics["revived"] == 0
+    np.testing.assert_allclose(after[1:], entries[1:], rtol=1e-5)
+
+
 def test_revival_is_the_same_every_time_and_stops_when_told():
     entries = jax.random.normal(jax.random.key(1), (8, 4))
     codes = jnp.zeros(64, jnp.int32)

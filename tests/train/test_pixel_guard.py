@@ -14,19 +14,24 @@ from tests import shapes
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
 OPTIMIZER = players.OptimizerConfig(
-    peak_lr=3e-3, discriminator_lr=1e-2, warmup_steps=1, num_steps=60, beta1=0.9
+    peak_lr=3e-3, discriminator_lr=1e-2, warmup_steps=1, num_steps=200, beta1=0.9
 )
 GOOD_CODEBOOK = codebook.CodebookConfig(use_mean=True, decay=0.9)
 GOOD_LOSS = pixels.LossConfig(adversarial_weight=0.0, gradient_pyramid_weight=0.0)
 
 
-def _train(loss, codes, config, spoil=lambda state: state, steps=30):
+# A colour for each patch: drawn well before the discriminator starts.
+COLOURS = np.random.default_rng(1).integers(0, 256, (8, 4, 4, 3), np.uint8)
+COLOURS = COLOURS.repeat(4, axis=1).repeat(4, axis=2)
+
+
+def _train(loss, codes, config, spoil=lambda state: state, steps=30, pictures=PICTURES):
     judge = discriminator.DiscriminatorConfig(8, 1, 4)
     state = spoil(pixels.init(shapes.PATCHES, judge, loss, OPTIMIZER, seed=0))
     step = jax.jit(pixels.make_step(loss, codes, OPTIMIZER))
     guard = PixelGuard(config)
     for number in range(1, steps + 1):
-        state, metrics = step(state, PICTURES)
+        state, metrics = step(state, pictures)
         guard.inspect(number, metrics)
 
 
@@ -43,6 +48,26 @@ def test_collapse_is_named_without_revival_and_does_not_happen_with_it():
     dead = dataclasses.replace(GOOD_CODEBOOK, revive_until=0.0)
     with pytest.raises(FloatingPointError, match="collapse.*revive_until"):
         _train(GOOD_LOSS, dead, config, _far_away)
+
+
+def _playing(weight, ramp):
+    """A discriminator that starts at step 60."""
+    return dataclasses.replace(
+        GOOD_LOSS,
+        adversarial_weight=weight,
+        adversarial_start=60,
+        adversarial_ramp=ramp,
+    )
+
+
+def test_divergence_of_a_training_is_named_where_the_discriminator_overruns_it():
+    config = PixelGuardConfig(max_rise=1.5, after_steps=20)
+    more = {"steps": 160, "pictures": COLOURS}
+    _train(_playing(0.8, 50), GOOD_CODEBOOK, config, **more)  # the usual weight
+    with pytest.raises(FloatingPointError, match="divergence.*adversarial") as error:
+        _train(_playing(1_000.0, 1), GOOD_CODEBOOK, config, **more)
+    step = int(str(error.value).split()[1].rstrip(":"))
+    assert 60 < step < 160
 
 
 def _errors(after):
