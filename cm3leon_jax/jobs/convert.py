@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -136,12 +137,25 @@ def _from_hf(
 ) -> Lines | None:
     if not hosts.Hosts.here().is_first:
         return None  # one file: the first host writes it
+    # What does not belong together is refused before anything is in the target.
+    with tempfile.TemporaryDirectory(dir=begun.parent) as scratch:
+        pixels = pathlib.Path(scratch) / trained.PIXELS_FOLDER
+        return _from_theirs(config, target, begun, pixels)
+
+
+def _from_theirs(
+    config: ml_collections.ConfigDict,
+    target: pathlib.Path,
+    begun: pathlib.Path,
+    pixels: pathlib.Path,
+) -> Lines:
+    """Writes our folder; `pixels` is where the image tokenizer lies until it is right."""
     source = pathlib.Path(config.source)
     model, ours = huggingface.read_config(source)
     found = huggingface.open_weights(source, model)
     about: dict[str, Any] = {"shards": None, "coordinates": 0}
     if model.positions == "rotary":
-        return _from_chameleon(config, target, begun, model, ours)
+        return _from_chameleon(config, target, begun, pixels, model, ours)
     text_model = b""
     if ours is not None:
         about = {name: ours[name] for name in about}
@@ -150,14 +164,16 @@ def _from_hf(
         text_model = huggingface.read_text_model(
             source, info.vocab, info.text_tokenizer
         )
-    begun.mkdir(parents=True, exist_ok=True)
-    lines = _write_ours(target, opt.rows(model), found, config.dtype)
+    made: Lines = []
     if ours is not None:
-        storage.write_bytes(target / text_tokenizers.FILE_NAME, text_model)
-        pixels = target / trained.PIXELS_FOLDER
-        lines += picture_tokenizer.read(source / huggingface.PIXELS_FOLDER, pixels)
+        made = picture_tokenizer.read(source / huggingface.PIXELS_FOLDER, pixels)
         digest = storage.digest_file(pixels / image_tokenizers.WEIGHTS_FILE)
         trained.check(info, info.text_tokenizer, digest, source)
+    begun.mkdir(parents=True, exist_ok=True)
+    lines = _write_ours(target, opt.rows(model), found, config.dtype) + made
+    if ours is not None:
+        storage.write_bytes(target / text_tokenizers.FILE_NAME, text_model)
+        storage.copy(pixels, target / trained.PIXELS_FOLDER)
     licence = config.licence or (ours or {}).get("licence", "")
     about |= {"source": config.source, "licence": licence}
     export.describe(target, model, about)
@@ -168,6 +184,7 @@ def _from_chameleon(
     config: ml_collections.ConfigDict,
     target: pathlib.Path,
     begun: pathlib.Path,
+    pixels: pathlib.Path,
     model: TransformerConfig,
     ours: Mapping[str, Any] | None,
 ) -> Lines:
@@ -176,13 +193,12 @@ def _from_chameleon(
     found = huggingface.open_weights(source, model)
     texts = chameleon_folder.read_tokenizer(source)
     has_pixels = any(name.startswith(chameleon_folder.PIXELS) for name in found.names)
-    begun.mkdir(parents=True, exist_ok=True)
     about: dict[str, Any] = {"shards": None, "coordinates": layout.COORDINATES}
     if texts is None or not has_pixels:
+        begun.mkdir(parents=True, exist_ok=True)
         print(f"{source} has no tokenizer.json, or no model.vqmodel: weights alone")
         lines = _write_ours(target, chameleon.rows(model), found, config.dtype)
     else:
-        pixels = target / trained.PIXELS_FOLDER
         made = chameleon_folder.write_pixels(source, config.image_tokenizer, pixels)
         shape = image_tokenizers.read_config(pixels)
         vocab = texts.vocab(shape.codebook_size, shape.codes_per_image)
@@ -195,8 +211,10 @@ def _from_chameleon(
         about |= {"shards": info.to_json()}
         about["coordinates"] = (ours or about)["coordinates"]
         rows = chameleon.rows(model, texts.theirs_V)
+        begun.mkdir(parents=True, exist_ok=True)
         lines = _write_ours(target, rows, found, config.dtype) + made
         storage.write_bytes(target / chameleon_tokenizers.FILE_NAME, texts.data)
+        storage.copy(pixels, target / trained.PIXELS_FOLDER)
     licence = config.licence or (ours or {}).get("licence", "") or chameleon.LICENCE
     about |= {"source": config.source, "licence": licence}
     export.describe(target, model, about)
@@ -209,9 +227,9 @@ def _write_ours(
     """Writes a transformer's weights as an export has them, in a dtype."""
     dtype = np.dtype(jax.numpy.dtype(name))
     specs = table.our_specs(rows, dtype)
-    digests = safetensors_file.write(
-        target / export.WEIGHTS_FILE, specs, table.make_ours(rows, found.tensor, dtype)
-    )
+    made = table.make_ours(rows, found.tensor, dtype)
+    parts = tqdm.tqdm(made, total=len(rows), unit=" arrays", desc="from_hf")
+    digests = safetensors_file.write(target / export.WEIGHTS_FILE, specs, parts)
     return [
         {
             "name": one,

@@ -185,7 +185,7 @@ class Checkpointer:
             path = unit.folder(self._folder, step)
             try:
                 manifest = unit.read_manifest(path)
-                _refuse_other_shapes(manifest, like, path)
+                unit.refuse_other_shapes(manifest, flatten(like), path)
                 arrays = unit.read_arrays(path, manifest, flatten(like))
             except DamagedError as error:
                 _LOGGER.warning("checkpoint %d is not used: %s", step, error)
@@ -397,22 +397,3 @@ def _checkpoint(step: int, state: Any, manifest: Mapping[str, Any]) -> Checkpoin
         metrics=manifest.get("metrics", {}),  # format 1 had neither
         log=manifest.get("log"),
     )
-
-
-def _refuse_other_shapes(
-    manifest: Mapping[str, Any], like: Any, folder: epath.Path
-) -> None:
-    shapes = lambda x: (tuple(x["shape"]), x["dtype"])
-    found = {name: shapes(entry) for name, entry in manifest["arrays"].items()}
-    wanted = {n: (x.shape, str(x.dtype)) for n, x in flatten(like).items()}
-    differing = [
-        f"{name}: there {found.get(name, 'none')}, wanted {wanted.get(name, 'none')}"
-        for name in sorted(found | wanted)
-        if found.get(name) != wanted.get(name)
-    ]
-    if differing:
-        shown = "; ".join(differing[:4])
-        raise ValueError(
-            f"{folder} is of another model or optimizer: {shown}"
-            f" ({len(differing)} arrays differ); use another workdir"
-        )

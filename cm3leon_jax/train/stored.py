@@ -132,9 +132,9 @@ def _boxes(
     array: tensorstore.TensorStore,
 ) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:
     """Yields an array in boxes of whole chunks, each with where it begins."""
-    size = _box_shape(
-        array.shape, array.chunk_layout.read_chunk.shape, array.dtype.numpy_dtype
-    )
+    chunk = array.chunk_layout.read_chunk.shape or array.shape
+    chunk = tuple(number or 1 for number in chunk)
+    size = _box_shape(array.shape, chunk, array.dtype.numpy_dtype)
     ends = list(zip(array.shape, size, strict=True))
     for start in itertools.product(*(range(0, end, step) for end, step in ends)):
         at = tuple(

@@ -156,6 +156,35 @@ def read_arrays(
     return arrays
 
 
+def refuse_other_shapes(
+    manifest: Mapping[str, Any], wanted: Mapping[str, Any], path: epath.Path
+) -> None:
+    """Refuses a step whose arrays are not those of the model and optimizer at hand.
+
+    Args:
+      manifest: of the step.
+      wanted: name -> array or `jax.ShapeDtypeStruct`.
+      path: the step's folder, for the message.
+
+    Raises:
+      ValueError: with the first few that differ.
+    """
+    shapes = lambda x: (tuple(x["shape"]), x["dtype"])
+    found = {name: shapes(entry) for name, entry in manifest["arrays"].items()}
+    needed = {n: (x.shape, str(x.dtype)) for n, x in wanted.items()}
+    differing = [
+        f"{name}: there {found.get(name, 'none')}, wanted {needed.get(name, 'none')}"
+        for name in sorted(found | needed)
+        if found.get(name) != needed.get(name)
+    ]
+    if differing:
+        shown = "; ".join(differing[:4])
+        raise ValueError(
+            f"{path} is of another model or optimizer: {shown}"
+            f" ({len(differing)} arrays differ); use another workdir"
+        )
+
+
 def digest_json(record: Mapping[str, Any]) -> str:
     """SHA-256 of JSON values, in the order of their names."""
     text = json.dumps(record, sort_keys=True, allow_nan=False)
@@ -176,17 +205,17 @@ def raise_together(problem: str) -> None:
         raise DamagedError(problem)
 
 
-def _layout(path: Any, array: Any) -> ocp.options.ArrayOptions.Saving.StorageOptions:
+def _layout(key: Any, value: Any) -> ocp.options.ArrayOptions.Saving.StorageOptions:
     """How an array is cut on disk: in layers, if a device's part of one is large.
 
     One chunk of all layers would have to be read and decoded whole for each of them;
     entries smaller than that are cheaper together.
     """
-    del path
-    sharding = getattr(array, "sharding", None)
-    shape = sharding.shard_shape(array.shape) if sharding else array.shape
-    entry = math.prod(shape[1:]) * array.dtype.itemsize
-    axes = (0,) if array.ndim > 1 and entry >= _ENTRY_BYTES else ()
+    del key
+    sharding = getattr(value, "sharding", None)
+    shape = sharding.shard_shape(value.shape) if sharding else value.shape
+    entry = math.prod(shape[1:]) * value.dtype.itemsize
+    axes = (0,) if value.ndim > 1 and entry >= _ENTRY_BYTES else ()
     kind = ocp.options.ArrayOptions.Saving.StorageOptions
     return kind(chunk_byte_size=_CHUNK_BYTES, shard_axes=axes)
 

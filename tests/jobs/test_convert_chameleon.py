@@ -143,7 +143,7 @@ def test_a_folder_that_does_not_belong_together_is_refused(tmp_path, spoil, mess
     spoil(tmp_path / "public")
     with pytest.raises(ValueError, match=message):
         _convert("from_hf", tmp_path / "public", tmp_path / "back")
-    assert not (tmp_path / "back" / export.ABOUT_FILE).exists()
+    assert not (tmp_path / "back").exists()
 
 
 def test_a_decoder_of_another_tokenizer_is_refused(tmp_path):
@@ -157,6 +157,7 @@ def test_a_decoder_of_another_tokenizer_is_refused(tmp_path):
             tmp_path / "back",
             image_tokenizer=str(other),
         )
+    assert not (tmp_path / "back").exists()
 
 
 _DUMP = """
