@@ -37,17 +37,32 @@ made.loader.update(batch_size=8, max_length=64)
 made.evaluation.neighbors = (0,)
 made.loop.num_steps = int(num_steps)
 made.watch.update(draw_every=5, num_pictures=3)
+made.prefetch.num_workers = 2
+if "DIE" in os.environ:
+    import importlib, signal
+    where, name, count = os.environ["DIE"].split()
+    module, _, kind = where.partition(":")
+    owner = importlib.import_module("cm3leon_jax." + module)
+    owner = getattr(owner, kind) if kind else owner
+    real, calls = getattr(owner, name), []
+    def die(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == int(count):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args, **kwargs)
+    setattr(owner, name, die)
 train.run(made, workdir)
 """
 
 
-def launch(folder, workdir, *, hosts=1, devices=8, num_steps=10, cache=""):
-    """Starts the job's processes, `devices` each."""
+def launch(folder, workdir, *, hosts=1, devices=8, num_steps=10, cache="", die=""):
+    """Starts the job's processes, `devices` each; `die`: "module function call"."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     rest = (hosts, port, devices, num_steps, folder / "retrieve", workdir)
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
+    environment |= {"DIE": die} if die else {}
     return [
         subprocess.Popen(
             [sys.executable, "-c", _HOST, *map(str, (index, *rest))], env=environment
@@ -119,8 +134,37 @@ def test_killed_job_goes_on_within_seconds_to_the_same_bytes(folder, tmp_path):
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     finish(launch(folder, parts, num_steps=30, cache=cache))
-    got, expected = (checkpoint.read(x / "checkpoints") for x in (parts, whole))
-    assert got.data == expected.data
-    for name, array in expected.state.items():
+    assert_same(parts, whole)
+
+
+# Calls of the job in the middle of which it is killed, one start after the other.
+POINTS = (
+    "data.rows:WholeStream rows 3",  # one of the threads that make the first batch
+    "train.step means 1",  # an evaluation's first sums are there
+    "data.rows:WholeStream rows 20",
+    "train.step means 1",  # and of the last one
+    "jobs.preview _png 1",  # a drawing is made and not written
+    "jobs.folder finish 1",  # all is done, and not said so
+)
+
+
+def test_job_killed_in_workers_evaluations_and_drawings_equals_one_that_was_not(
+    folder, tmp_path
+):
+    whole, parts, how = tmp_path / "whole", tmp_path / "parts", {"devices": 1}
+    how["cache"] = tmp_path / "cache"
+    finish(launch(folder, whole, **how))
+    for point in POINTS:
+        (process,) = launch(folder, parts, die=point, **how)
+        assert process.wait(timeout=200) == -signal.SIGKILL, point
+    finish(launch(folder, parts, **how))
+    assert_same(parts, whole)
+
+
+def assert_same(found, expected):
+    """Two runs left the same bytes."""
+    got, wanted = (checkpoint.read(x / "checkpoints") for x in (found, expected))
+    assert (got.step, got.data) == (wanted.step, wanted.data)
+    for name, array in wanted.state.items():
         assert got.state[name].tobytes() == array.tobytes(), name
-    assert [e["loss"] for e in steps(parts)] == [e["loss"] for e in steps(whole)]
+    assert [e["loss"] for e in steps(found)] == [e["loss"] for e in steps(expected)]
