@@ -13,8 +13,9 @@ and an exported model in one folder (the job `export`):
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 from typing import Any
+
+from etils import epath
 
 from cm3leon_jax import storage
 from cm3leon_jax.data import shards
@@ -32,7 +33,7 @@ PAIRS = "pairs"  # the set of shards that holds the memory bank
 STAGES = ("sft", "pretrain")  # of a quickstart, the best first
 PIXELS_FOLDER = "vqgan"
 
-Path = str | pathlib.Path
+Path = storage.Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +49,10 @@ class Places:
       coordinates: Steps a side of the grid in layouts, as the model was trained.
     """
 
-    model: pathlib.Path
-    text: pathlib.Path
-    pixels: pathlib.Path
-    embedder: pathlib.Path | None
+    model: epath.Path
+    text: epath.Path
+    pixels: epath.Path
+    embedder: epath.Path | None
     coordinates: int
 
 
@@ -135,17 +136,17 @@ def load_bank(path: Path) -> tuple[Bank | None, clip.ClipEmbedder] | None:
     found = places(path)
     if found.embedder is None:
         return None
-    embedder = clip.ClipEmbedder.load(found.embedder)
-    return _bank(shards_folder(found.model)), embedder
+    bank = _bank(shards_folder(found.model))
+    return bank, clip.ClipEmbedder.load(found.embedder)
 
 
-def shards_folder(path: Path) -> pathlib.Path:
+def shards_folder(path: Path) -> epath.Path:
     """The folder of the shards that a run's model was trained on."""
     folder = _job_folder(storage.place(path))
     return _beside(folder, storage.read_json(folder / "config.json")["shards"])
 
 
-def tokenizers(path: Path) -> tuple[pathlib.Path, pathlib.Path]:
+def tokenizers(path: Path) -> tuple[epath.Path, epath.Path]:
     """Where the text and the image tokenizer of shards lie.
 
     Args:
@@ -159,7 +160,7 @@ def tokenizers(path: Path) -> tuple[pathlib.Path, pathlib.Path]:
     return _beside(folder, made["tokenizer"]), _beside(folder, made["image_tokenizer"])
 
 
-def _bank(folder: pathlib.Path) -> Bank | None:
+def _bank(folder: epath.Path) -> Bank | None:
     """The splits that the job `retrieve` searched; None if the shards had none."""
     config = storage.read_json(folder / "config.json")
     if "bank" not in config:
@@ -175,7 +176,7 @@ def _bank(folder: pathlib.Path) -> Bank | None:
     return Bank(sources, StrategyConfig(**config["strategy"]))
 
 
-def _job_folder(path: pathlib.Path) -> pathlib.Path:
+def _job_folder(path: epath.Path) -> epath.Path:
     for folder in (path, *(path / stage for stage in STAGES)):
         if (folder / state.CHECKPOINTS).is_dir():
             return folder
@@ -184,7 +185,7 @@ def _job_folder(path: pathlib.Path) -> pathlib.Path:
     )
 
 
-def _beside(folder: pathlib.Path, name: str) -> pathlib.Path:
+def _beside(folder: epath.Path, name: str) -> epath.Path:
     """A folder that a config names; if the run was moved, the one beside the job's."""
     named = storage.place(name)
     moved = storage.place(folder).parent / named.name
@@ -195,7 +196,7 @@ def _beside(folder: pathlib.Path, name: str) -> pathlib.Path:
     raise FileNotFoundError(f"{folder} was made with {name}, which is gone; restore it")
 
 
-def _config_with(folder: pathlib.Path, key: str) -> dict[str, Any]:
+def _config_with(folder: epath.Path, key: str) -> dict[str, Any]:
     """The config of the job that has this key: `shards`, perhaps behind `retrieve`."""
     config = storage.read_json(folder / "config.json")
     if key in config:
@@ -217,9 +218,7 @@ def set_info(path: Path, context: dict[str, Any]) -> shards.SetInfo:
     return shards.SetInfo.from_json(context["shards"])
 
 
-def check(
-    info: shards.SetInfo, text: str, image: str, folder: str | pathlib.Path
-) -> None:
+def check(info: shards.SetInfo, text: str, image: str, folder: Path) -> None:
     """Refuses tokenizers whose ids mean something else to the model.
 
     Args:

@@ -27,6 +27,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from flax import nnx
 from PIL import Image
 
@@ -75,7 +76,7 @@ class SentencePieceText:
 
 
 # How a folder's config names its text side.
-_TEXT_SIDES: dict[str, Callable[[pathlib.Path], AbstractTextEncoder]] = {
+_TEXT_SIDES: dict[str, Callable[[epath.Path], AbstractTextEncoder]] = {
     "sentencepiece": lambda folder: SentencePieceText(
         text_lib.TextTokenizer.load(folder / text_lib.FILE_NAME)
     ),
@@ -330,7 +331,7 @@ def _rounded(length: int, limit: int) -> int:
 
 
 def _read_checkpoint(
-    root: pathlib.Path, record: dict[str, Any]
+    root: epath.Path, record: dict[str, Any]
 ) -> tuple[clip.ClipConfig, AbstractTextEncoder, dict[str, np.ndarray]]:
     """Reads a CLIP checkpoint of Hugging Face.
 
@@ -349,7 +350,7 @@ def _read_checkpoint(
     return config, text, huggingface.read_weights(root, config)
 
 
-def _read_config(path: pathlib.Path, record: Any) -> clip.ClipConfig:
+def _read_config(path: epath.Path, record: Any) -> clip.ClipConfig:
     """Reads a typed shape from JSON."""
     try:
         if record["format"] != _FORMAT or record["text"] not in _TEXT_SIDES:
@@ -367,7 +368,7 @@ def _read_config(path: pathlib.Path, record: Any) -> clip.ClipConfig:
 
 
 def _model(
-    config: clip.ClipConfig, arrays: dict[str, np.ndarray], path: pathlib.Path
+    config: clip.ClipConfig, arrays: dict[str, np.ndarray], path: epath.Path
 ) -> clip.Clip:
     """Puts arrays into a model of that shape.
 

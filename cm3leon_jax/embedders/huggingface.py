@@ -14,10 +14,10 @@ matrices there and one here; the patch convolution [D, C, Y, X] is a matrix here
 
 from __future__ import annotations
 
-import pathlib
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from cm3leon_jax import storage
 from cm3leon_jax.models import clip
@@ -87,7 +87,7 @@ def is_checkpoint(record: Any) -> bool:
     return isinstance(record, dict) and record.get("model_type") == "clip"
 
 
-def read_config(path: pathlib.Path, record: dict[str, Any]) -> clip.ClipConfig:
+def read_config(path: epath.Path, record: dict[str, Any]) -> clip.ClipConfig:
     """Reads the shape of a checkpoint.
 
     Args:
@@ -131,7 +131,7 @@ def read_config(path: pathlib.Path, record: dict[str, Any]) -> clip.ClipConfig:
         raise ValueError(f"{path} describes no CLIP: {error}") from error
 
 
-def check_preprocessing(folder: pathlib.Path, config: clip.ClipConfig) -> None:
+def check_preprocessing(folder: epath.Path, config: clip.ClipConfig) -> None:
     """Refuses a checkpoint that expects other pixels than the towers are given.
 
     Raises:
@@ -165,9 +165,7 @@ def check_preprocessing(folder: pathlib.Path, config: clip.ClipConfig) -> None:
             )
 
 
-def read_weights(
-    folder: pathlib.Path, config: clip.ClipConfig
-) -> dict[str, np.ndarray]:
+def read_weights(folder: epath.Path, config: clip.ClipConfig) -> dict[str, np.ndarray]:
     """Returns a checkpoint's weights under our names and in our layouts, float32.
 
     Raises:

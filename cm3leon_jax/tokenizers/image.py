@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from flax import nnx
 
 from cm3leon_jax import sharding, storage
@@ -228,7 +229,7 @@ def shapes(config: vqgan.VqganConfig) -> dict[str, Any]:
     return _named(nnx.eval_shape(lambda: vqgan.Vqgan(config, rngs=nnx.Rngs(0))))
 
 
-def root(folder: Path) -> pathlib.Path:
+def root(folder: Path) -> epath.Path:
     """The folder that holds the files: the one given, or the export in a job's."""
     folder = storage.place(folder)
     return folder / EXPORT if (folder / EXPORT).is_dir() else folder

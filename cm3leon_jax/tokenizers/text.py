@@ -13,12 +13,12 @@ On disk: one SentencePiece `.model` file, ids 0 `<s>`, 1 `<pad>`, 2 `</s>`,
 
 import io
 import logging
-import pathlib
 import re
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import sentencepiece
+from etils import epath
 
 from cm3leon_jax import storage
 from cm3leon_jax.tokenizers import chameleon, unicode
@@ -53,7 +53,7 @@ class AbstractTextTokenizer(Protocol):
         ...
 
 
-def find(path: storage.Path) -> pathlib.Path:
+def find(path: storage.Path) -> epath.Path:
     """Returns the tokenizer's file: the one given, or the one in a folder."""
     path = storage.place(path)
     if not path.is_dir():

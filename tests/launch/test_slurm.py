@@ -2,8 +2,10 @@
 
 import os
 import pathlib
+import re
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -65,3 +67,15 @@ def test_signal_before_the_limit_is_handed_on_and_the_save_waited_for(start, tmp
     assert process.wait(timeout=60) == 0
     assert (tmp_path / "saved").exists()
     assert (tmp_path / "requeued").read_text() == "requeue 7\n"
+
+
+@pytest.mark.slow
+def test_compiler_of_this_jax_knows_the_flags():
+    flags = re.findall(r"--xla_gpu_\w+=\w+", SCRIPT.read_text())
+    assert len(flags) > 4
+    settings = os.environ | {"XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu"}
+    code = "import jax; print(jax.jit(lambda x: x + 1)(1))"  # it ends at an unknown one
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=settings, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
