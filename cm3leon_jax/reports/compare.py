@@ -13,6 +13,7 @@ from cm3leon_jax.reports import page
 Curve = Mapping[str, Sequence[tuple[float, float]]]
 Table = tuple[Sequence[str], list[list[str]]]  # its head, and its lines
 _GUESS = "_guess"
+_CHART_WIDTH = 480  # pixels at least: two stand side by side
 _ABOUT = (
     "Means over seeds with 95 % intervals (Student's t); in brackets the difference from"
     " the first variant, seed by seed, with a star where its interval leaves out 0."
@@ -100,9 +101,11 @@ def write(
     """
     parts = [page.heading(title, _ABOUT, 1), page.table(*_costs(rows))]
     keys = dict.fromkeys(key for curve in curves.values() for key in curve)
+    charts = []
     for key in keys:
         series = {name: curve[key] for name, curve in curves.items() if key in curve}
-        parts.append(page.chart(key, series, unit="training FLOPs"))
+        charts.append(page.chart(key, series, unit="training FLOPs"))
+    parts += [page.cards(charts, width=_CHART_WIDTH)] if charts else []
     parts += [page.heading("Numbers"), page.table(*_numbers(rows))]
     page.write(path, title, parts)
 

@@ -59,6 +59,7 @@ td.number { text-align:right }
 .big { display:flex; flex-wrap:wrap; gap:30px; margin:22px 0 4px; }
 .big div { font-size:13px; color:var(--soft); }
 .big b { display:block; font-size:28px; color:var(--ink); letter-spacing:-.02em; }
+svg { max-width:100%; height:auto; }
 svg text { font:11px system-ui,sans-serif; fill:var(--soft); }
 code { font-size:13px; background:var(--paper); border:1px solid var(--line);
   border-radius:5px; padding:1px 5px; overflow-wrap:anywhere; }
