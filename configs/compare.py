@@ -50,6 +50,7 @@ def _halves(varied, mixed):
 _STUDIES = {
     "retrieval": dict(
         base=(),  # 0, 1 or 2 documents in front, a third each
+        one=("loader.neighbor_probs=(0.35, 0.65)",),
         none=("loader.neighbor_probs=(1.0,)",),
         none_fewer=("loader.neighbor_probs=(1.0,)",),
     ),
@@ -66,17 +67,20 @@ _STUDIES = {
     ),
     "guidance": dict(
         plain=(),
+        greedy=("drawing.temperature=0.0",),
         **{
             f"guidance_{scale}".replace(".", "_"): (f"drawing.guidance={scale}",)
             for scale in (1.5, 2, 3, 5)
         },
         cd_k=_drawn("drawing", *_CD_K),
         cd_k_soft=_drawn("drawing", *_CD_K, "amateur_temperature=4.0"),
+        cd_2=_drawn("drawing", "contrast_k=2", "contrast_alpha=0.3"),
         cd_1=_drawn("drawing", *_CD_1),  # the published rule
     ),
     "samples": dict(
         top_p=_halves(("top_p=0.9",), ("top_p=0.9",)),
         cd_k=_halves(_CD_K, _CD_K),
+        cd_1=_halves(_CD_1, _CD_1),
         half=_halves(("top_p=0.9",), _CD_K),
         half_1=_halves(("top_p=0.9",), _CD_1),
     ),

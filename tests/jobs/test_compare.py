@@ -133,11 +133,11 @@ def test_studies_share_the_runs_of_one_folder(config, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "run", fake)
     config.runs, config.seeds = str(tmp_path / "models"), (0,)
     compare.run(config, str(tmp_path / "a"))
-    assert len(made) == 3
+    assert len(made) == 4
     other = config_file.get_config("masking,debug")
     other.base, other.runs, other.seeds = config.base, config.runs, (0,)
     compare.run(other, str(tmp_path / "b"))
-    assert [pathlib.Path(one).parent.name for one in made[3:]] == ["across"]
+    assert [pathlib.Path(one).parent.name for one in made[4:]] == ["across"]
 
 
 @pytest.mark.parametrize(

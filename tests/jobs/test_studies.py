@@ -100,4 +100,4 @@ def test_a_folder_of_pictures_is_studied(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     table = (tmp_path / "retrieval" / "compare.txt").read_text()
     assert "validation_perplexity_image_2" in table and "none_fewer" in table
-    assert len(list((tmp_path / "models").glob("*/seed-*/done.json"))) == 6
+    assert len(list((tmp_path / "models").glob("*/seed-*/done.json"))) == 8
