@@ -2,6 +2,7 @@
 
 import ctypes
 import logging
+import os
 import pathlib
 from collections.abc import Mapping
 
@@ -30,6 +31,11 @@ def use_devices(num_cpu_devices: int = 0) -> None:
     if num_cpu_devices:
         jax.config.update("jax_num_cpu_devices", num_cpu_devices)
         keep_freed_memory()
+        # XLA has a thread a core. With a device a core both devices' programs are at
+        # times taken by one thread, which goes from one to the other while the second
+        # sleeps, for all of a step; with a thread more that was never seen.
+        threads = max(os.cpu_count() or 1, num_cpu_devices + 1)
+        os.environ.setdefault("NPROC", str(threads))
 
 
 def compiler_options(mesh: jax.sharding.Mesh) -> dict[str, bool]:

@@ -161,7 +161,7 @@ def get_config(arg=None):
     if arg["whole"]:
         _whole(config)
     if arg["quick"] or arg["full"]:
-        _quick(config, num_steps=4_000 if arg["full"] else 1_200)
+        _quick(config, num_steps=4_000 if arg["full"] else 1_400)
     if arg["pictures"] and (arg["quick"] or arg["full"]):
         # Some thousand pictures of one's own are soon known by heart.
         config.loop.update(num_steps=600 if arg["full"] else 300, eval_every=100)
