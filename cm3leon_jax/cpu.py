@@ -31,11 +31,18 @@ def use_devices(num_cpu_devices: int = 0) -> None:
     if num_cpu_devices:
         jax.config.update("jax_num_cpu_devices", num_cpu_devices)
         keep_freed_memory()
-        # XLA has a thread a core. With a device a core both devices' programs are at
-        # times taken by one thread, which goes from one to the other while the second
-        # sleeps, for all of a step; with a thread more that was never seen.
-        threads = max(os.cpu_count() or 1, num_cpu_devices + 1)
-        os.environ.setdefault("NPROC", str(threads))
+        _add_thread(num_cpu_devices)
+
+
+def _add_thread(num_cpu_devices: int) -> None:
+    """Has XLA use more threads than devices, where it has no more cores than these.
+
+    With a device a core one thread at times takes both devices' programs, and goes from
+    one to the other while the second thread sleeps, for all of a step.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    if (cores or os.cpu_count() or 1) <= num_cpu_devices:
+        os.environ.setdefault("NPROC", str(num_cpu_devices + 1))
 
 
 def compiler_options(mesh: jax.sharding.Mesh) -> dict[str, bool]:
