@@ -259,6 +259,26 @@ def test_products_in_bfloat16_train_as_in_float32():
     assert losses == pytest.approx(plain()[1], rel=1e-2)
 
 
+@pytest.mark.slow
+def test_two_hundred_steps_in_bfloat16_reach_the_loss_of_float32():
+    full, half = map(losses_of_200_steps, ("float32", "bfloat16"))
+    assert np.isfinite(half).all() and full[-20:].mean() < 0.9 * full[0]
+    np.testing.assert_allclose(half[-20:].mean(), full[-20:].mean(), rtol=0.01)
+
+
+def losses_of_200_steps(dtype):
+    config = dataclasses.replace(MODEL, dtype=dtype)
+    shapes = jax.eval_shape(lambda: transformer.Transformer(config, rngs=_rngs()))
+    change = optimizer.make(dataclasses.replace(OPTIMIZER, num_steps=200), shapes)
+    one = jax.jit(step.make(step.StepConfig(), change, VOCAB), donate_argnums=0)
+    now = jax.jit(lambda key: state.init(config, change, key))(START_KEY)
+    losses = []
+    for number in range(200):
+        now, values = one(now, batch(number % 8))
+        losses.append(float(values["loss"]))
+    return np.asarray(losses)
+
+
 def test_losses_by_position_are_those_of_the_tokens_there(monkeypatch):
     monkeypatch.setattr(step, "POSITION_BIN", 6)  # three bins of sixteen positions
     rows = batch()
