@@ -130,7 +130,7 @@ def apply(player: optax.GradientTransformation, gradients, optimizer_state, mode
     def move():
         """The weights and moments after the update."""
         updates_W, state = player.update(gradients_W, optimizer_state, weights_W)
-        return weights_W + updates_W, state
+        return weights_W + jnp.asarray(updates_W), state
 
     is_finite = jnp.isfinite(optax.tree.norm(gradients_W))
     # A branch, not a selection: its result is not computed anew for every weight.
@@ -155,8 +155,8 @@ def average(
 ) -> jax.Array:
     """Returns the moving average of the weights; young averages forget faster."""
     done = step.astype(jnp.float32)
-    decay = jnp.minimum(decay, (1.0 + done) / (10.0 + done))
-    return decay * average_W + (1.0 - decay) * vector(model)
+    kept = jnp.minimum(decay, (1.0 + done) / (10.0 + done))
+    return kept * average_W + (1.0 - kept) * vector(model)
 
 
 def placement() -> tuple[Callable[[Any], Any], Callable[[np.ndarray], jax.Array]]:
