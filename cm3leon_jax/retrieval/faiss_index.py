@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cm3leon_jax.retrieval import index
+from cm3leon_jax.retrieval import chunks
 
 
 class FaissIndex:
@@ -55,7 +55,7 @@ class FaissIndex:
             )
         is_known_N = np.isfinite(queries_NE).all(axis=1)
         scores_NK = np.full((len(queries_NE), k), -np.inf, np.float32)
-        rows_NK = np.full((len(queries_NE), k), index.NONE, np.int32)
+        rows_NK = np.full((len(queries_NE), k), chunks.NONE, np.int32)
         if not len(self._rows) or not is_known_N.any():
             return scores_NK, rows_NK
         found, places = self._index.search(

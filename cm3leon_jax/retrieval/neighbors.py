@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import jax
 import numpy as np
 
-from cm3leon_jax.retrieval import index, strategy
+from cm3leon_jax.retrieval import chunks, index, strategy
 
 _SEARCHES = 2  # of a batch: by picture and by text
 
@@ -212,7 +212,7 @@ class Searcher:
         found = bank.search(padded_NE, self._config.num_candidates + 1)
         rows_NK, vectors_NKE = (each[: len(queries_NE)] for each in found)
         scores_NK = np.einsum("ne,nke->nk", queries_NE, vectors_NKE, dtype=np.float64)
-        is_none_NK = rows_NK == index.NONE
+        is_none_NK = rows_NK == chunks.NONE
         return strategy.Candidates(
             np.where(is_none_NK, strategy.NONE, bank.ids[rows_NK]),
             np.where(is_none_NK, -np.inf, scores_NK),
@@ -279,7 +279,7 @@ def near_duplicates(
         _, rows_N1 = searched.search(_filled_up(part_NE, batch_size), 1)
         rows_N = rows_N1[: len(part_NE), 0]
         scores_N = np.einsum("ne,ne->n", part_NE, others_ME[rows_N], dtype=np.float64)
-        is_near = (rows_N != index.NONE) & (scores_N > max_similarity)
+        is_near = (rows_N != chunks.NONE) & (scores_N > max_similarity)
         is_near_N[first : first + len(part_NE)] = is_near
     return is_near_N
 

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cm3leon_jax.retrieval import index
+from cm3leon_jax.retrieval import chunks, index, two_passes
 
 _AXIS = "bank"
 
@@ -67,9 +67,10 @@ class Spread:
         self._mesh = jax.sharding.Mesh(np.array(devices), (_AXIS,))
         self.batch_size, self.width = batch_size(num_queries), width
         per_device = -(-len(self.ids) // len(devices))
-        size = min(config.chunk_size, per_device)
+        size, num_chunks = chunks.layout(per_device, config.chunk_size)
         self._config = dataclasses.replace(config, chunk_size=size)
-        per_device = -(-per_device // size) * size
+        per_device = size * num_chunks
+        self._use_two_passes = two_passes.pays(config.dtype, per_device)
         self._by_row = jax.sharding.NamedSharding(
             self._mesh, jax.sharding.PartitionSpec(_AXIS)
         )
@@ -84,7 +85,8 @@ class Spread:
             return own_mE.astype(jnp.dtype(config.dtype), copy=False)
 
         shape = (per_device * len(devices), width)
-        self._bank_ME = jax.make_array_from_callback(shape, self._by_row, place)
+        placed_ME = jax.make_array_from_callback(shape, self._by_row, place)
+        self._rows = two_passes.prepare(placed_ME, len(devices))
 
     def search(self, queries_NE: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the best of all hosts' rows for this host's queries.
@@ -110,7 +112,12 @@ class Spread:
             self._by_row, np.asarray(queries_NE, np.float32)
         )
         rows_NK, vectors_NKE = _search(
-            queries_NE, self._bank_ME, k=k, config=self._config, mesh=self._mesh
+            queries_NE,
+            self._rows,
+            k=k,
+            config=self._config,
+            mesh=self._mesh,
+            use_two_passes=self._use_two_passes,
         )
         return _own(rows_NK), _own(vectors_NKE)
 
@@ -120,29 +127,36 @@ def batch_size(num_queries: int) -> int:
     return -(-num_queries // jax.device_count()) * jax.local_device_count()
 
 
-@functools.partial(jax.jit, static_argnames=("k", "config", "mesh"))
+@functools.partial(jax.jit, static_argnames=("k", "config", "mesh", "use_two_passes"))
 def _search(
     queries_NE: jax.Array,
-    bank_ME: jax.Array,
+    rows: two_passes.Rows,
     *,
     k: int,
     config: index.IndexConfig,
     mesh: jax.sharding.Mesh,
+    use_two_passes: bool,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns rows and vectors, each device those of its own queries."""
 
     def on_each(
-        queries_nE: jax.Array, bank_mE: jax.Array
+        queries_nE: jax.Array, rows: two_passes.Rows
     ) -> tuple[jax.Array, jax.Array]:
         """Searches one device's rows for everyone's queries."""
-        first_row = jax.lax.axis_index(_AXIS) * len(bank_mE)
-        all_NE = jax.lax.all_gather(queries_nE, _AXIS, tiled=True)
-        scores_NK, rows_NK = index.search_rows(all_NE, bank_mE, first_row, k, config)
-        scores_nK, rows_nK = index.keep_best(
-            _to_owner(scores_NK), _to_owner(rows_NK), k
+        first_row = jax.lax.axis_index(_AXIS) * len(rows.exists_M)
+        found = two_passes.find_best(
+            jax.lax.all_gather(queries_nE, _AXIS, tiled=True),
+            rows,
+            k,
+            chunk_size=config.chunk_size,
+            recall=config.approximate_recall,
+            use_two_passes=use_two_passes,
         )
-        rows_nK = jnp.where(jnp.isneginf(scores_nK), index.NONE, rows_nK)
-        return rows_nK, _vectors(rows_nK, bank_mE, first_row)
+        scores_nK, rows_nK = chunks.keep_best(
+            _to_owner(found.scores), _to_owner(first_row + found.rows), k
+        )
+        rows_nK = jnp.where(jnp.isneginf(scores_nK), chunks.NONE, rows_nK)
+        return rows_nK, _vectors(rows_nK, rows.vectors_ME, first_row)
 
     spec = jax.sharding.PartitionSpec(_AXIS)
     return jax.shard_map(
@@ -151,7 +165,7 @@ def _search(
         in_specs=(spec, spec),
         out_specs=(spec, spec),
         check_vma=False,  # the running best begins alike on all devices
-    )(queries_NE, bank_ME)
+    )(queries_NE, rows)
 
 
 def _to_owner(found_NK: jax.Array) -> jax.Array:

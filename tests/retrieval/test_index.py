@@ -1,10 +1,12 @@
 """Laws of the search: equal to brute force, however it is cut up."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
 
-from cm3leon_jax.retrieval import index
+from cm3leon_jax.retrieval import index, two_passes
 from cm3leon_jax.retrieval.index import IndexConfig
 
 
@@ -110,12 +112,14 @@ def test_search_never_finds_missing_rows():
 
 def test_search_holds_no_full_score_matrix():
     bank, queries = _integers((4096, 8), 6), _integers((16, 8), 7)
-    config = IndexConfig(chunk_size=128)
-    jaxpr = jax.make_jaxpr(
-        lambda q: index._search(q, bank, k=4, config=config, mesh=None)
-    )(queries)
-    assert "f32[16,128]" in str(jaxpr)
-    assert "16,4096" not in str(jaxpr)
+    rows = two_passes.prepare(jax.numpy.asarray(bank))
+    for use_two_passes in (False, True):
+        search = functools.partial(
+            two_passes.find_best, chunk_size=128, use_two_passes=use_two_passes
+        )
+        jaxpr = str(jax.make_jaxpr(lambda q: search(q, rows, 4))(queries))  # noqa: B023
+        assert "f32[16,128]" in jaxpr
+        assert "16,4096" not in jaxpr
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cm3leon_jax.retrieval import index, spread
+from cm3leon_jax.retrieval import chunks, index, spread
 
 
 def _unit(count, seed):
@@ -31,8 +31,8 @@ def test_search_finds_what_one_device_finds_with_its_vectors(num_rows, k):
     rows_NK, vectors_NKE = _open(bank_ME, chunk_size=64).search(queries_NE, k)
     _, expected_NK = index.Index(bank_ME).search(queries_NE, k)
     np.testing.assert_array_equal(rows_NK, expected_NK)
-    assert (rows_NK[3] == index.NONE).all() and rows_NK[5, 0] == 1
-    found_NK = rows_NK != index.NONE
+    assert (rows_NK[3] == chunks.NONE).all() and rows_NK[5, 0] == 1
+    found_NK = rows_NK != chunks.NONE
     np.testing.assert_array_equal(vectors_NKE[found_NK], bank_ME[rows_NK[found_NK]])
 
 
