@@ -46,8 +46,7 @@ class AbstractTextEncoder(Protocol):
     """What turns text into the ids of one bi-encoder.
 
     Attributes:
-      bos_id: Id that begins a text.
-      eos_id: Id that ends it.
+      bos_id: Id that begins a text; eos_id: Id that ends it.
       digest: Of what decides the ids.
     """
 
