@@ -19,7 +19,7 @@ from cm3leon_jax.models import block, layers
 
 Logical = tuple[str | None, ...]
 
-_WIDE = 128  # columns of a share that libtpu scatters; of narrower ones it sends all
+_WIDE = 128  # columns of a share that libtpu scatters; of narrower ones it may send all
 
 
 def shared(
