@@ -5,9 +5,9 @@ the run stops if they differ by more than 1e-4 of the largest gradient (2e-2 in
 bfloat16). They take turns, a few calls at a time.
 
 Usage:
-    python benchmarks/loss.py --chunk_mb=64
+    python benchmarks/loss.py --chunk_mib=64
     python benchmarks/loss.py --rows=16 --length=4096 --width=1536 --vocab=65536 \
-        --dtype=bfloat16 --chunk_mb=512
+        --dtype=bfloat16 --chunk_mib=512
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main():
     targets = jnp.asarray(rng.integers(0, options.vocab, shape), jnp.int32)
     weights = jnp.ones(shape, jnp.float32)
     num_chunks = losses.chunks_for(
-        int(options.chunk_mb * 1e6),
+        int(options.chunk_mib * 2**20),
         num_rows=options.rows,
         length=options.length,
         vocab_size=options.vocab,
@@ -68,7 +68,7 @@ def arguments():
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--vocab", type=int, default=16_384)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--chunk_mb", type=float, default=64.0)
+    parser.add_argument("--chunk_mib", type=float, default=64.0)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--calls", type=int, default=3, help="of each side a round")
     return parser.parse_args()

@@ -3,12 +3,14 @@
 Encoding beside ChameleonVQVAE, decoding beside JanusVQVAE, eager, compiled and compiled
 with weights and pictures in channels-last layout, the same weights on all sides and in
 turns. Codes are compared first (the run stops if more than one in a thousand differ), and
-pictures (1e-3). Ours are the jitted functions that `tokenizers/image.py` runs, on one
-device; theirs get as many threads as there are cores. All in float32.
+pictures (1e-3). Ours are the jitted functions that `tokenizers/image.py` runs; theirs
+get as many threads as there are cores. All in float32. With `--devices` of a CPU ours
+spreads the pictures over them, as the job `shards` does on a machine of several.
 
 Usage:
     python benchmarks/pixels.py --image_size=128 --base_channels=64
     python benchmarks/pixels.py --image_size=256 --batch=1 --rounds=5
+    python benchmarks/pixels.py --image_size=256 --batch=2 --devices=2
     python benchmarks/pixels.py --sides ours eager --only encode
 """
 
@@ -28,7 +30,7 @@ import torch
 import transformers
 from flax import nnx
 
-from cm3leon_jax import cpu
+from cm3leon_jax import cpu, sharding
 from cm3leon_jax.convert import vqgan as convert
 from cm3leon_jax.models import vqgan
 
@@ -37,6 +39,7 @@ SIDES = ("ours", "eager", "compiled", "channels_last")
 
 def main():
     options = arguments()
+    cpu.use_devices(options.devices)
     if options.keep_memory:
         cpu.keep_freed_memory()
     tasks = {"encode": encode, "decode": decode}
@@ -59,6 +62,7 @@ def arguments():
     parser.add_argument("--image_size", type=int, default=256)
     parser.add_argument("--base_channels", type=int, default=128)
     parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--devices", type=int, default=0, help="of a CPU; 0: one")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument(
@@ -118,7 +122,7 @@ def encode(options):
     model = weights_for(config)
     size = (options.batch, options.image_size, options.image_size, 3)
     pictures = np.random.default_rng(0).integers(0, 256, size, np.uint8)
-    run = jax.jit(lambda model, x: model.encode(vqgan.from_bytes(x)))
+    run = spread(lambda model, x: model.encode(vqgan.from_bytes(x)), model)
     chameleon = transformers.models.chameleon
     module = theirs(
         model, "chameleon", chameleon.ChameleonVQVAE, chameleon.ChameleonVQVAEConfig
@@ -131,7 +135,7 @@ def encode(options):
         return codes.reshape(len(pictures), -1).numpy()
 
     return sides(
-        lambda: np.asarray(run(model, pictures)),
+        lambda: run(pictures),
         module,
         lambda module: lambda pixels: module.encode(pixels).image_tokens,
         there,
@@ -150,7 +154,7 @@ def decode(options):
     )
     model = weights_for(config)
     codes = np.random.default_rng(0).integers(0, 16_384, (options.batch, lowest**2))
-    run = jax.jit(lambda model, codes: model.decode(codes))
+    run = spread(lambda model, codes: model.decode(codes), model)
     janus = transformers.models.janus
     module = theirs(
         model,
@@ -165,11 +169,20 @@ def decode(options):
             return function(torch.from_numpy(codes)).permute(0, 2, 3, 1).numpy()
 
     return sides(
-        lambda: np.asarray(run(model, codes)),
+        lambda: run(codes),
         module,
         lambda module: module.decode,
         there,
     )
+
+
+def spread(function, model):
+    """The function of a batch, each device computing its own rows of it."""
+    rows = sharding.LocalRows()
+    graph, weights = nnx.split(model)
+    weights = rows.put_weights(weights)
+    jitted = jax.jit(lambda weights, batch: function(nnx.merge(graph, weights), batch))
+    return lambda batch: np.asarray(jitted(weights, rows.put(batch)))
 
 
 def sides(ours, module, function_of, there):

@@ -10,6 +10,7 @@ Needs torch and transformers beside this package's requirements.
 Usage:
     python benchmarks/train_step.py --shape=quick --out=train_step.json
     python benchmarks/train_step.py --shape=d256
+    python benchmarks/train_step.py --products=bfloat16    # as the quickstart trains
 """
 
 import argparse
@@ -32,13 +33,19 @@ SHAPES = {
     "quick": (4, 128, 4, 1_100, 8, 256),
     "d256": (6, 256, 8, 16_384, 4, 512),
 }
-LOGIT_TOLERANCE = 1e-4
+LOGIT_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05}
 LEARNING_RATE = 1e-3
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="quick")
+    parser.add_argument(
+        "--products",
+        choices=LOGIT_TOLERANCE,
+        default="float32",
+        help="what factors of products are rounded to; autocast in PyTorch",
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=8, help="of each side a round")
     parser.add_argument("--sides", nargs="+", default=["ours", "opt", "opt_compiled"])
@@ -51,14 +58,14 @@ def main():
         workers = {}
         for side in options.sides:  # ours first: it writes the weights
             here, there = context.Pipe()
-            arguments = (side, options.shape, weights, there)
+            arguments = (side, options.shape, options.products, weights, there)
             process = context.Process(target=work, args=arguments, daemon=True)
             process.start()
             workers[side] = (here, process)
             first = here.recv()
             if isinstance(first, str):
                 sys.exit(f"{side}: {first}")
-            check(side, first, weights)
+            check(side, first, weights, LOGIT_TOLERANCE[options.products])
         seconds = {side: [] for side in options.sides}
         for _ in range(options.rounds):
             for side, (pipe, _) in workers.items():
@@ -76,7 +83,8 @@ def report(options, seconds, peaks):
     """Prints a table and writes JSON."""
     *_, rows, length = SHAPES[options.shape]
     tokens = rows * length
-    result = {"shape": options.shape, "versions": versions(), "sides": {}}
+    result = {"shape": options.shape, "products": options.products}
+    result |= {"versions": versions(), "sides": {}}
     for side, times in seconds.items():
         result["sides"][side] = {
             "tokens_per_second_best": tokens / min(times),
@@ -95,15 +103,15 @@ def report(options, seconds, peaks):
             file.write(text + "\n")
 
 
-def check(side, logits, weights):
+def check(side, logits, weights, tolerance):
     """Stops the run if a side's logits are not those of the first side."""
     path = f"{weights}.logits.npy"
     if not os.path.exists(path):
         np.save(path, logits)
     difference = float(np.abs(np.load(path) - logits).max())
     print(f"{side}: logits differ by {difference:.1e}", file=sys.stderr)
-    if difference > LOGIT_TOLERANCE:
-        sys.exit(f"{side}: logits differ by more than {LOGIT_TOLERANCE}")
+    if difference > tolerance:
+        sys.exit(f"{side}: logits differ by more than {tolerance}")
 
 
 def versions():
@@ -112,11 +120,11 @@ def versions():
     return found | {"python": platform.python_version(), "cores": os.cpu_count()}
 
 
-def work(side, shape, weights, pipe):
+def work(side, shape, products, weights, pipe):
     """One side's process: logits first, then steps on demand, its memory at the end."""
     makers = {"ours": ours, "opt": opt, "opt_compiled": opt_compiled}
     try:
-        logits, step = makers[side](shape, weights)
+        logits, step = makers[side](shape, products, weights)
         pipe.send(logits)
         del logits
         forget_peak()
@@ -170,7 +178,7 @@ def rows(shape):
     return packing.lay_out(packed, length)
 
 
-def ours(shape, weights):
+def ours(shape, products, weights):
     """This package's step on one device a core, as the small configs run it."""
     import jax
 
@@ -190,6 +198,7 @@ def ours(shape, weights):
         vocab_size=vocab_size,
         max_length=length,
         scan_layers=False,
+        product_dtype=products,
         init_std=0.04,
         pos_init_std=0.02,
     )
@@ -225,7 +234,7 @@ def ours(shape, weights):
     return np.asarray(logits), run
 
 
-def opt(shape, weights, compiled=False):
+def opt(shape, products, weights, compiled=False):
     """OPT with fused attention (SDPA), AdamW and clipping, as its users train it."""
     import torch
     import transformers
@@ -269,7 +278,9 @@ def opt(shape, weights, compiled=False):
     forward = torch.compile(model) if compiled else model
 
     def logits():
-        return forward(tokens, attention_mask=bias, position_ids=positions).logits
+        with torch.autocast("cpu", torch.bfloat16, enabled=products == "bfloat16"):
+            found = forward(tokens, attention_mask=bias, position_ids=positions).logits
+        return found.float()
 
     def run():
         loss = torch.nn.functional.cross_entropy(
@@ -286,8 +297,8 @@ def opt(shape, weights, compiled=False):
     return first, run
 
 
-def opt_compiled(shape, weights):
-    return opt(shape, weights, compiled=True)
+def opt_compiled(shape, products, weights):
+    return opt(shape, products, weights, compiled=True)
 
 
 def _opt_weights(ours, layers, width):

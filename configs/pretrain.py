@@ -116,7 +116,7 @@ def get_config(arg=None):
     )
     config.step = dict(
         num_microbatches=1,
-        chunk_mb=512.0,  # of logits a device
+        chunk_mib=256.0,  # of logits a device
         z_loss=0.0,  # not in CM3Leon; 1e-5 in Chameleon
     )
     config.loop = dict(
@@ -263,7 +263,7 @@ def small(config, *, length, rows):
     )
     # Hidden parts of a picture are asked for, and uniform spans seldom give them.
     config.loader.cm3.rectangle_prob = 0.2
-    config.step.chunk_mb = 64.0
+    config.step.chunk_mib = 64.0
     config.watch.draw_every = 0
     config.guard.action = "none"
 

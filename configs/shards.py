@@ -60,6 +60,9 @@ def get_config(arg=None):
         config.tokenise.tasks = {name: {} for name in arg["task"].split("+")}
     config.rows_per_shard = 2_048
     config.num_threads = 2 if small else 16  # decoding pictures
+    # Devices that a CPU pretends to be, each with pictures of its own; 0: JAX's choice.
+    # One a core encodes large pictures faster; small ones wait for the disk anyway.
+    config.num_cpu_devices = 0
     if arg["beam"]:
         config.job = "beam"
         # Its name, and flags of its own; workers see all folders under the same paths.

@@ -63,7 +63,10 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 def make_job(config: ml_collections.ConfigDict, workdir: str) -> Job:
     """Reads the tools that a config names."""
-    own = Hosts.here()  # before `load_tools` uses JAX
+    from cm3leon_jax import cpu  # loads JAX, as `load_tools` does
+
+    cpu.use_devices(config.num_cpu_devices)  # before anything uses JAX
+    own = Hosts.here()
     tools, info, image_size = load_tools(config)
     return Job(
         root=pathlib.Path(workdir),

@@ -34,6 +34,7 @@ _FLOAT32, _BFLOAT16 = 4, 2
 _BYTES_A_WIDTH, _BYTES_AN_MLP_WIDTH = 36, 4
 _LAYERS_AT_A_TIME = 2  # weights of the next layer are gathered early
 _COPIES_OF_SEVERAL = 1.5
+_MIB = 2**20
 _LOGIT_COPIES = 3  # logits, their exponentials, their gradient
 
 
@@ -132,7 +133,7 @@ def estimate(
       trace: gives the traced step of a setting (`compiler.trace`) on a mesh of one
         device, whose shapes are those of one microbatch for all devices.
       model: its shape.
-      config: of the step, for `chunk_mb`.
+      config: of the step, for `chunk_mib`.
       device: one chip.
       num_devices: that share the work.
       num_rows: of a step.
@@ -149,7 +150,7 @@ def estimate(
         _BYTES_A_WIDTH * model.model_dim
         + _BYTES_AN_MLP_WIDTH * model.mlp_dim / setting.tensor
     )
-    of_head = _LOGIT_COPIES * config.chunk_mb * 1e6 + head * (_BFLOAT16 + _FLOAT32)
+    of_head = _LOGIT_COPIES * config.chunk_mib * _MIB + head * (_BFLOAT16 + _FLOAT32)
     copies = 2 if setting.num_microbatches > 1 else 1
     total = (
         sharded_bytes(traced) / num_devices

@@ -31,12 +31,12 @@ class StepConfig:
 
     Attributes:
       num_microbatches: pieces of the batch whose gradients are added up; same result.
-      chunk_mb: megabytes of float32 logits that a device holds at a time.
+      chunk_mib: mebibytes of float32 logits that a device holds at a time.
       z_loss: see `losses.next_token_loss`.
     """
 
     num_microbatches: int = 1
-    chunk_mb: float = 64.0
+    chunk_mib: float = 64.0
     z_loss: float = 0.0
 
 
@@ -191,7 +191,7 @@ def _sums(
         batch.targets_BL,
         batch.weights_BL,
         num_chunks=losses.chunks_for(
-            int(config.chunk_mb * 1e6),
+            int(config.chunk_mib * 2**20),
             num_rows=batch.tokens_BL.shape[0],
             length=batch.tokens_BL.shape[1],
             vocab_size=model.config.vocab_size,

@@ -105,7 +105,7 @@ def test_microbatches_with_ragged_weights_equal_one_batch(num_microbatches):
 
 
 def test_chunks_of_the_loss_change_nothing():
-    assert_same(run(chunk_mb=0.005), plain())
+    assert_same(run(chunk_mib=0.005), plain())
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_step_makes_no_array_of_all_logits():
     rows, length, vocab_size = 8, 16, 104
     config = dataclasses.replace(MODEL, vocab_size=vocab_size)
     now = jax.eval_shape(lambda key: state.init(config, update(), key), START_KEY)
-    pieces = step.StepConfig(chunk_mb=4 * rows * 2 * vocab_size / 1e6)  # two tokens
+    pieces = step.StepConfig(chunk_mib=4 * rows * 2 * vocab_size / 2**20)  # two tokens
     text = jax.jit(step.make(pieces, update(), VOCAB)).lower(now, batch()).as_text()
     sizes = [math.prod(map(int, dims.split("x"))) for dims in TENSOR.findall(text)]
     assert rows * 2 * vocab_size in sizes  # a piece
