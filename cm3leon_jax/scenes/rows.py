@@ -23,6 +23,8 @@ from cm3leon_jax.scenes import (
 )
 from cm3leon_jax.scenes.world import Scene, WorldConfig
 
+SOURCE, LICENCE = "cm3leon built-in scenes", "Apache-2.0"
+
 
 @dataclasses.dataclass(frozen=True)
 class RowConfig:
@@ -107,6 +109,8 @@ def row_at(world: WorldConfig, config: RowConfig, split: str, index: int) -> Row
     record: dict[str, Any] = {
         "text": language.caption(scene, world),
         "text_long": language.long_caption(scene, world),
+        "source": SOURCE,
+        "licence": LICENCE,
         "kind": "scene" if scene.emblem is None else "emblem",
         "has_held_out_pair": sampling.has_held_out(scene, world),
         "scene": scene.to_json(),
