@@ -34,6 +34,7 @@ from cm3leon_jax import cpu, sharding
 from cm3leon_jax.convert import vqgan as convert
 from cm3leon_jax.models import vqgan
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # PyTorch's; JAX finds its own
 SIDES = ("ours", "eager", "compiled", "channels_last")
 
 
@@ -113,7 +114,7 @@ def theirs(model, naming, module_class, config_class):
         for name, array in convert.tensors(model, naming).items()
     }
     module.load_state_dict(state)
-    return module
+    return module.to(DEVICE)
 
 
 def encode(options):
@@ -129,10 +130,10 @@ def encode(options):
     )
 
     def there(function, layout=torch.contiguous_format):
-        pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        pixels = torch.from_numpy(pictures).to(DEVICE).permute(0, 3, 1, 2)
+        pixels = (pixels.float() / 127.5 - 1.0).contiguous(memory_format=layout)
         with torch.inference_mode():
-            codes = function(pixels.contiguous(memory_format=layout))
-        return codes.reshape(len(pictures), -1).numpy()
+            return function(pixels).reshape(len(pictures), -1).cpu().numpy()
 
     return sides(
         lambda: run(pictures),
@@ -166,7 +167,8 @@ def decode(options):
     def there(function, layout=None):
         # The layout of the weights is what convolutions go by.
         with torch.inference_mode():
-            return function(torch.from_numpy(codes)).permute(0, 2, 3, 1).numpy()
+            found = function(torch.from_numpy(codes).to(DEVICE))
+            return found.permute(0, 2, 3, 1).cpu().numpy()
 
     return sides(
         lambda: run(codes),

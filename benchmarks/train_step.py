@@ -5,12 +5,16 @@ both meet the same machine. First both compute the logits of one batch from the 
 weights, and the run stops if they differ by more than 1e-4. Memory is counted from
 there on: the compilation of the step and the training, not the comparison. Linux.
 
-Needs torch and transformers beside this package's requirements.
+On a GPU (`--device=gpu`) both compute in bfloat16 from float32 weights, ours with the
+kernel of `--attention`, and utilisation is reported too; logits of one row are compared.
+
+Needs torch and transformers beside this package's requirements, there for CUDA.
 
 Usage:
     python benchmarks/train_step.py --shape=quick --out=train_step.json
     python benchmarks/train_step.py --shape=d256
     python benchmarks/train_step.py --products=bfloat16    # as the quickstart trains
+    python benchmarks/train_step.py --device=gpu --shape=760m --rounds=3 --steps=4
 """
 
 import argparse
@@ -32,6 +36,9 @@ import numpy as np
 SHAPES = {
     "quick": (4, 128, 4, 1_100, 8, 256),
     "d256": (6, 256, 8, 16_384, 4, 512),
+    "350m": (24, 1_024, 16, 65_536, 8, 4_096),
+    "760m": (24, 1_536, 16, 65_536, 8, 4_096),
+    "7b_layers": (4, 4_096, 32, 65_536, 4, 4_096),
 }
 LOGIT_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05}
 LEARNING_RATE = 1e-3
@@ -46,11 +53,16 @@ def main():
         default="float32",
         help="what factors of products are rounded to; autocast in PyTorch",
     )
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--attention", default="auto", help="ours on a GPU")
+    parser.add_argument("--remat", default="dots", help="ours on a GPU")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=8, help="of each side a round")
     parser.add_argument("--sides", nargs="+", default=["ours", "opt", "opt_compiled"])
     parser.add_argument("--out", help="JSON file")
     options = parser.parse_args()
+    if options.device == "gpu":
+        options.products = "bfloat16"
 
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
@@ -58,7 +70,7 @@ def main():
         workers = {}
         for side in options.sides:  # ours first: it writes the weights
             here, there = context.Pipe()
-            arguments = (side, options.shape, options.products, weights, there)
+            arguments = (side, options, weights, there)
             process = context.Process(target=work, args=arguments, daemon=True)
             process.start()
             workers[side] = (here, process)
@@ -83,14 +95,17 @@ def report(options, seconds, peaks):
     """Prints a table and writes JSON."""
     *_, rows, length = SHAPES[options.shape]
     tokens = rows * length
-    result = {"shape": options.shape, "products": options.products}
-    result |= {"versions": versions(), "sides": {}}
+    result = vars(options) | {"versions": versions(), "sides": {}}
     for side, times in seconds.items():
         result["sides"][side] = {
             "tokens_per_second_best": tokens / min(times),
             "tokens_per_second_median": tokens / float(np.median(times)),
-            "peak_memory_gb": peaks[side],
+            **peaks[side],
         }
+        if "peak_tflops" in peaks[side]:
+            operations = operations_per_token(options.shape) * tokens / min(times)
+            utilisation = operations / (1e12 * peaks[side]["peak_tflops"])
+            result["sides"][side]["utilisation_best"] = utilisation
     others = [s for name, s in result["sides"].items() if name != "ours"]
     if others and "ours" in result["sides"]:
         for key in ("tokens_per_second_best", "tokens_per_second_median"):
@@ -120,17 +135,21 @@ def versions():
     return found | {"python": platform.python_version(), "cores": os.cpu_count()}
 
 
-def work(side, shape, products, weights, pipe):
+def work(side, options, weights, pipe):
     """One side's process: logits first, then steps on demand, its memory at the end."""
     makers = {"ours": ours, "opt": opt, "opt_compiled": opt_compiled}
+    if options.device == "cpu":
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    else:  # the sides share the GPU's memory
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     try:
-        logits, step = makers[side](shape, products, weights)
+        logits, step, memory = makers[side](options, weights)
         pipe.send(logits)
         del logits
         forget_peak()
         for _ in range(3):
             step()
-    except (ImportError, RuntimeError) as error:
+    except (ImportError, RuntimeError, ValueError) as error:
         pipe.send(repr(error))
         return
     while steps := pipe.recv():
@@ -140,7 +159,7 @@ def work(side, shape, products, weights, pipe):
             step()
             times.append(time.perf_counter() - start)
         pipe.send(times)
-    pipe.send(peak_memory())
+    pipe.send(memory())
 
 
 def forget_peak():
@@ -150,10 +169,60 @@ def forget_peak():
     pathlib.Path("/proc/self/clear_refs").write_text("5")
 
 
-def peak_memory():
+def peak_of_process():
     """Gigabytes of this process at most, since `forget_peak`."""
     status = pathlib.Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1e6
+    return {"peak_memory_gb": int(status.split("VmHWM:")[1].split()[0]) / 1e6}
+
+
+def peak_of_jax():
+    """Gigabytes of the GPU at most, and what its products could reach."""
+    import jax
+
+    from cm3leon_jax import devices
+
+    found = jax.devices()[0]
+    known = devices.of_kind(found.device_kind)
+    memory = {"peak_memory_gb": found.memory_stats()["peak_bytes_in_use"] / 1e9}
+    return memory | ({"peak_tflops": known.peak_flops / 1e12} if known else {})
+
+
+def peak_of_torch():
+    """Gigabytes of the GPU at most."""
+    import torch
+
+    return {"peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9}
+
+
+def operations_per_token(shape):
+    """Model FLOPs of a trained token, for utilisation."""
+    from cm3leon_jax.train import flops
+
+    return flops.per_token(model_config(shape), SHAPES[shape][-1]).training
+
+
+def model_config(shape, **changes):
+    """This package's model of a shape."""
+    from cm3leon_jax.models import transformer
+
+    layers, width, heads, vocab_size, _, length = SHAPES[shape]
+    return transformer.TransformerConfig(
+        num_layers=layers,
+        num_heads=heads,
+        model_dim=width,
+        head_dim=width // heads,
+        mlp_dim=4 * width,
+        vocab_size=vocab_size,
+        max_length=length,
+        init_std=0.04,
+        pos_init_std=0.02,
+        **changes,
+    )
+
+
+def compared(options):
+    """Rows whose logits are compared: of the large shapes one."""
+    return slice(None) if options.device == "cpu" else slice(1)
 
 
 def rows(shape):
@@ -178,30 +247,26 @@ def rows(shape):
     return packing.lay_out(packed, length)
 
 
-def ours(shape, products, weights):
-    """This package's step on one device a core, as the small configs run it."""
+def ours(options, weights):
+    """This package's step: on a CPU one device a core, as the small configs run it."""
     import jax
 
     from cm3leon_jax import cpu, sharding
     from cm3leon_jax import vocab as vocab_lib
-    from cm3leon_jax.models import transformer
+    from cm3leon_jax.models import attention, kernels
     from cm3leon_jax.train import checkpoint, optimizer, program, step
 
-    layers, width, heads, vocab_size, _, length = SHAPES[shape]
-    cpu.use_devices(os.cpu_count())
-    config = transformer.TransformerConfig(
-        num_layers=layers,
-        num_heads=heads,
-        model_dim=width,
-        head_dim=width // heads,
-        mlp_dim=4 * width,
-        vocab_size=vocab_size,
-        max_length=length,
-        scan_layers=False,
-        product_dtype=products,
-        init_std=0.04,
-        pos_init_std=0.02,
-    )
+    shape, vocab_size = options.shape, SHAPES[options.shape][3]
+    if options.device == "cpu":
+        cpu.use_devices(os.cpu_count())
+        config = model_config(shape, scan_layers=False, product_dtype=options.products)
+        attend, memory = attention.attend_packed, peak_of_process
+        how = step.StepConfig()
+    else:
+        config = model_config(shape, dtype="bfloat16", remat=options.remat)
+        kind = kernels.AttentionConfig(kind=options.attention)
+        attend = kernels.choose(kind, "gpu", dtype="bfloat16")
+        memory, how = peak_of_jax, step.StepConfig(chunk_mib=512)
     vocab = vocab_lib.Vocab(
         text_size=vocab_size - 128, image_size=64, control_size=64, num_sentinels=32
     )
@@ -210,7 +275,7 @@ def ours(shape, products, weights):
         program.model_shapes(config),
     )
     mesh = sharding.make_mesh(sharding.MeshConfig(data=-1, fsdp=1))
-    made = program.make(config, update, step.StepConfig(), vocab, mesh)
+    made = program.make(config, update, how, vocab, mesh, attention=attend)
     now = made.init(jax.random.key(0))
     # The residual branches begin at 0: drawn here, so that the logits need them.
     rng = np.random.default_rng(1)
@@ -220,10 +285,13 @@ def ours(shape, products, weights):
     }
     np.savez(weights, **drawn)
     now = now._replace(model=checkpoint.unflatten(drawn, now.model))
-    batch = rows(shape)
+    batch, few = rows(shape), compared(options)
     forward = jax.jit(lambda model, *args: model.head(model(*args)))
     logits = forward(
-        now.model, batch.tokens_BL, batch.positions_BL, batch.segment_ids_BL
+        now.model,
+        batch.tokens_BL[few],
+        batch.positions_BL[few],
+        batch.segment_ids_BL[few],
     )
 
     def run():
@@ -231,15 +299,16 @@ def ours(shape, products, weights):
         now, metrics = made.step(now, sharding.put_batch(batch, mesh))
         float(metrics["loss"])
 
-    return np.asarray(logits), run
+    return np.asarray(logits), run, memory
 
 
-def opt(shape, products, weights, compiled=False):
+def opt(options, weights, compiled=False):
     """OPT with fused attention (SDPA), AdamW and clipping, as its users train it."""
     import torch
     import transformers
 
-    layers, width, heads, vocab_size, _, length = SHAPES[shape]
+    layers, width, heads, vocab_size, _, length = SHAPES[options.shape]
+    device = "cuda" if options.device == "gpu" else "cpu"
     model = transformers.OPTForCausalLM(
         transformers.OPTConfig(
             vocab_size=vocab_size,
@@ -258,6 +327,7 @@ def opt(shape, products, weights, compiled=False):
     with torch.no_grad():
         for name, value in _opt_weights(np.load(weights), layers, width).items():
             model.get_parameter(name).copy_(torch.tensor(value))
+    model.to(device)
     update = torch.optim.AdamW(
         model.parameters(),
         lr=LEARNING_RATE,
@@ -265,9 +335,9 @@ def opt(shape, products, weights, compiled=False):
         weight_decay=0.1,
         fused=True,
     )
-    batch = rows(shape)
+    batch, few = rows(options.shape), compared(options)
     tokens, targets, positions = (
-        torch.tensor(x, dtype=torch.long)
+        torch.tensor(x, dtype=torch.long, device=device)
         for x in (batch.tokens_BL, batch.targets_BL, batch.positions_BL)
     )
     segments = batch.segment_ids_BL
@@ -275,11 +345,15 @@ def opt(shape, products, weights, compiled=False):
         np.ones((length, length), bool)
     )
     bias = torch.where(torch.tensor(mask), 0.0, torch.finfo(torch.float32).min)[:, None]
+    bias = bias.to(device)
     forward = torch.compile(model) if compiled else model
+    rounds = options.products == "bfloat16"
 
-    def logits():
-        with torch.autocast("cpu", torch.bfloat16, enabled=products == "bfloat16"):
-            found = forward(tokens, attention_mask=bias, position_ids=positions).logits
+    def logits(few=slice(None)):
+        with torch.autocast(device, torch.bfloat16, enabled=rounds):
+            found = forward(
+                tokens[few], attention_mask=bias[few], position_ids=positions[few]
+            ).logits
         return found.float()
 
     def run():
@@ -293,12 +367,12 @@ def opt(shape, products, weights, compiled=False):
         return loss.item()
 
     with torch.no_grad():
-        first = logits().numpy()
-    return first, run
+        first = logits(few).cpu().numpy()
+    return first, run, peak_of_torch if device == "cuda" else peak_of_process
 
 
-def opt_compiled(shape, products, weights):
-    return opt(shape, products, weights, compiled=True)
+def opt_compiled(options, weights):
+    return opt(options, weights, compiled=True)
 
 
 def _opt_weights(ours, layers, width):
