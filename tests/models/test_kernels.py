@@ -1,6 +1,7 @@
 """Kernels equal a float64 reference, forward and backward; choices are refused early.
 
-On CPU the kernels are interpreted; for a TPU they are compiled where libtpu is.
+On CPU the kernels are interpreted; for a TPU they are compiled where libtpu is, for a
+GPU lowered.
 """
 
 import functools
@@ -164,6 +165,28 @@ def test_kernel_that_cannot_run_is_refused(kind, platform, dtype, message):
 def test_config_refuses_what_no_kernel_could_run(change, message):
     with pytest.raises(ValueError, match=message):
         kernels.AttentionConfig(**change)
+
+
+@pytest.mark.parametrize(("length", "width"), [(4096, 96), (4224, 64), (300, 128)])
+@pytest.mark.parametrize("name", ["cudnn_packed", "cudnn_causal"])
+def test_cudnn_is_called_both_ways_on_a_gpu_that_is_not_there(
+    name, length, width, monkeypatch
+):
+    """What JAX would hand to cuDNN: its own checks of shapes and layouts are made."""
+    cudnn = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91_300)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda *_: True)
+    kernel = getattr(kernels, name)
+    heads = jax.ShapeDtypeStruct((2, length, 4, width), jnp.bfloat16)
+    ids = jax.ShapeDtypeStruct((2, length), jnp.int32)
+    loss = lambda *arrays: kernel(*arrays).astype(jnp.float32).sum()
+    step = jax.jit(jax.grad(loss, (0, 1, 2))).trace(heads, heads, heads, ids)
+    text = step.lower(lowering_platforms=("cuda",)).as_text()
+    softmax = {"cudnn_packed": "ScaleBiasSoftmax", "cudnn_causal": "Softmax"}[name]
+    assert f"@__cudnn$fmha{softmax}(" in text
+    assert f"@__cudnn$fmha{softmax}Backward(" in text
+    scores = f"x{length}x{length}x"
+    assert f"4{scores}" not in text  # of four heads: the mask has one
 
 
 @pytest.mark.tpu
