@@ -148,7 +148,7 @@ def _paste_sign(picture: np.ndarray, sign: Sign, world: WorldConfig) -> None:
     y0, x0, y1, x1 = lettering_box(sign, world)
     alpha = lettering.line(sign.text, y1 - y0, x1 - x0)[:, :, None]
     part = picture[y0:y1, x0:x1]
-    part[...] = part * (1 - alpha) + alpha * np.float32(BOARD_INK) + 0.5
+    part[...] = part * (1 - alpha) + alpha * np.array(BOARD_INK, np.float32) + 0.5
 
 
 def _paste_emblem(picture: np.ndarray, emblem: Emblem) -> None:

@@ -74,7 +74,7 @@ def _changed(instruction: str, scene: Scene, world: WorldConfig) -> Scene | None
             return None
         return dataclasses.replace(scene, background=background)
     if found := _ADD.match(instruction):
-        added = language.parse_thing(*found.groups(), world)
+        added = language.parse_thing(found[1], found[2], world)
         if added is None or added.place not in sampling.free_places(scene, world):
             return None
         return worlds.with_things(scene, [*scene.things, added])
@@ -84,17 +84,17 @@ def _changed(instruction: str, scene: Scene, world: WorldConfig) -> Scene | None
         place = language.parse_place(found[3], world)
         if place not in sampling.free_places(scene, world):
             return None
-        return _replaced(
-            scene, *found.group(1, 2), {"row": place[0], "column": place[1]}
-        )
+        values = {"row": place[0], "column": place[1]}
+        return _replaced(scene, found[1], found[2], values)
     if found := _TURN.match(instruction):
         if found[3] not in world.shapes:
             return None
-        return _replaced(scene, *found.group(1, 2), {"shape": found[3]})
+        return _replaced(scene, found[1], found[2], {"shape": found[3]})
     if found := _MAKE.match(instruction):
         known = {"colour": world.colours, "size": world.sizes, "fill": world.fills}
         fields = [field for field, names in known.items() if found[3] in names]
-        return _replaced(scene, *found.group(1, 2), dict.fromkeys(fields, found[3]))
+        values = dict.fromkeys(fields, found[3])
+        return _replaced(scene, found[1], found[2], values)
     return None
 
 

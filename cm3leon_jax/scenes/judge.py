@@ -207,7 +207,7 @@ def _read_emblems(pixels_NYXC: np.ndarray, world: WorldConfig) -> list[Scene | N
     # The panel's rim is known to be white: a tint of the picture shows there.
     rim_NWC = panel_NYXC[:, _panel_rim(size)]
     tint_NC = np.clip(np.median(rim_NWC, axis=1) - drawing.PANEL, -_TINT, _TINT)
-    white_NC = np.broadcast_to(np.float32(drawing.PANEL), (len(chosen), 3))
+    white_NC = np.broadcast_to(np.array(drawing.PANEL, np.float32), (len(chosen), 3))
     difference_NYXC = panel_NYXC - (white_NC + tint_NC)[:, None, None]
     charges = _match(difference_NYXC, white_NC, _charge_templates(world), world)
     fields_N = _distances(middle_NC[chosen] - tint_NC, world.colours).argmin(axis=1)

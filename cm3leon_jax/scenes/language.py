@@ -109,7 +109,7 @@ def parse_caption(text: str, world: WorldConfig) -> Scene | None:
     text = text.strip().rstrip(".")
     found = _EMBLEM.match(text)
     if found:
-        return _parse_emblem(*found.groups(), world)
+        return _parse_emblem(found[1], found[2], world)
     background, text = split_ground(text, world)
     things, sign = [], None
     for part in re.split(r", | and ", text):
@@ -146,7 +146,14 @@ def parse_thing(words: str, place_words: str, world: WorldConfig) -> Thing | Non
     spot = parse_place(place_words, world)
     if spot is None or len(values) != len(known):
         return None
-    return Thing(row=spot[0], column=spot[1], **values)
+    return Thing(
+        shape=values["shape"],
+        colour=values["colour"],
+        row=spot[0],
+        column=spot[1],
+        size=values["size"],
+        fill=values["fill"],
+    )
 
 
 def parse_place(words: str, world: WorldConfig) -> tuple[int, int] | None:

@@ -50,7 +50,7 @@ def _rim_distance(pixels_NYXC: np.ndarray, sign: Sign, world: WorldConfig):
         ],
         axis=1,
     )
-    distance_NW = np.linalg.norm(rim - np.float32(drawing.BOARD), axis=2)
+    distance_NW = np.linalg.norm(rim - np.array(drawing.BOARD, np.float32), axis=2)
     return distance_NW.mean(axis=1)
 
 
@@ -61,9 +61,9 @@ def _read_texts(pixels_NYXC: np.ndarray, sign: Sign, world: WorldConfig) -> list
     lowers the squared error most, by 2 <ink, g> - <g, g>.
     """
     y0, x0, y1, x1 = drawing.lettering_box(sign, world)
-    board, ink = np.float32(drawing.BOARD), np.float32(drawing.BOARD_INK)
+    board = np.array(drawing.BOARD, np.float32)
     part_NWC = pixels_NYXC[:, y0:y1, x0:x1].reshape(len(pixels_NYXC), -1, 3)
-    span = ink - board
+    span = np.array(drawing.BOARD_INK, np.float32) - board
     ink_NW = (part_NWC - board) @ (span / (span @ span))
     gains, letters = [], []
     for glyphs_WT, energy_T in _glyphs(y1 - y0, x1 - x0):
