@@ -113,7 +113,9 @@ def _open(place: Place, max_bytes: int) -> Image.Image:
     return Image.open(io.BytesIO(place.read(max_bytes)), formats=FORMATS)
 
 
-def crop_boxes(boxes: Sequence[Sequence[float]], width: int, height: int) -> np.ndarray:
+def crop_boxes(
+    boxes: Sequence[Sequence[float] | np.ndarray], width: int, height: int
+) -> np.ndarray:
     """Carries boxes in a picture's pixels over to what `load` makes of it.
 
         a picture of 100 x 50, its middle half     boxes [[50 0 100 50]]

@@ -144,7 +144,9 @@ def parse(data: bytes) -> Record:
     """
     feature = tf_example_pb2.Example.FromString(data).features.feature
     raw = {name: feature[name].bytes_list.value[0] for name in (*_STRINGS, *_ARRAYS)}
-    arrays = {name: np.frombuffer(raw[name], kind) for name, kind in _ARRAYS.items()}
+    arrays: dict[str, np.ndarray] = {
+        name: np.frombuffer(raw[name], kind) for name, kind in _ARRAYS.items()
+    }
     near = NO_NEIGHBORS
     if len(arrays["neighbor_ids"]):
         bounds = np.cumsum(arrays["neighbor_lengths"])[:-1]

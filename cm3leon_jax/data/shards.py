@@ -30,6 +30,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
+from etils import epath
 
 from cm3leon_jax.data import identity
 from cm3leon_jax.data import record as formats
@@ -356,7 +357,7 @@ def check(source: Source, info: SetInfo) -> None:
 
 def _file_template(folder: pathlib.Path, split: str) -> tfds.core.ShardedFileTemplate:
     return tfds.core.ShardedFileTemplate(
-        data_dir=folder,
+        data_dir=epath.Path(folder),
         template=_TEMPLATE,
         dataset_name=folder.name,
         split=split,

@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from cm3leon_jax.data.refusals import Reason, Refusals, RefusedError
@@ -157,7 +157,7 @@ def find(root: str | pathlib.Path, config: SourceConfig) -> list[Input]:
     )
 
 
-def describe(inputs: list[Input]) -> str:
+def describe(inputs: Sequence[Input]) -> str:
     """One line: by which reader a folder is read, and of how many parts."""
     first = inputs[0]
     title = FORMATS[first.format].TITLE

@@ -39,10 +39,12 @@ def lists(path: pathlib.Path, *names: str) -> tuple[list[dict[str, Any]], ...]:
     """
     needs = "a JSON object with the lists " + ", ".join(f"`{one}`" for one in names)
     content = read(path, needs)
-    found = [content.get(one) if isinstance(content, dict) else None for one in names]
-    for one in found:
+    found = []
+    for name in names:
+        one = content.get(name) if isinstance(content, dict) else None
         if not isinstance(one, list) or not all(isinstance(x, dict) for x in one):
             raise wrong(path, needs, "it has none")
+        found.append(one)
     return tuple(found)
 
 
