@@ -140,7 +140,7 @@ def stream(
             f"{len(requests)} requests of {len(kinds)} shapes do not fit one batch of"
             f" {shapes.rows[-1]}; stream requests that are alike, or use generate"
         )
-    inputs, kind = _inputs(requests, *kinds, shapes, mesh)
+    inputs, kind = _inputs(requests, kinds.pop(), shapes, mesh)
     carry = loop.begin(model, inputs, kind=kind)
     until, is_going = 0, True
     while is_going:

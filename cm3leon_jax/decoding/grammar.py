@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -154,13 +154,16 @@ def split(plan: Plan, ids: np.ndarray) -> list[np.ndarray]:
 
 
 class Table(NamedTuple):
-    """The plans of a batch as arrays: int32[B, N], and the pieces in use int32[B]."""
+    """The plans of a batch as arrays: int32[B, N], and the pieces in use int32[B].
 
-    start_BN: jax.Array
-    size_BN: jax.Array
-    count_BN: jax.Array
-    stop_BN: jax.Array
-    num_B: jax.Array
+    NumPy's on the host, JAX's in the loop.
+    """
+
+    start_BN: Any
+    size_BN: Any
+    count_BN: Any
+    stop_BN: Any
+    num_B: Any
 
 
 class Place(NamedTuple):
@@ -176,7 +179,9 @@ def table(plans: Sequence[Plan], num_pieces: int) -> Table:
     for row, plan in enumerate(plans):
         for column, piece in enumerate(plan):
             fields[:, row, column] = dataclasses.astuple(piece)
-    return Table(*fields, np.array([len(plan) for plan in plans], np.int32))
+    start_BN, size_BN, count_BN, stop_BN = fields
+    num_B = np.array([len(plan) for plan in plans], np.int32)
+    return Table(start_BN, size_BN, count_BN, stop_BN, num_B)
 
 
 class Rule(NamedTuple):

@@ -256,6 +256,19 @@ def with_hole(
     )
 
 
+def at_hole(
+    document: Document, vocab: Vocab, retrieved: Sequence[Document] = ()
+) -> np.ndarray:
+    """Returns the prompt, as `masked`, after which the text of the hole is written.
+
+    Raises:
+      ValueError: If the document has no hole.
+    """
+    if document.target is None:
+        raise ValueError("there is no hole to write text into; add one to the parts")
+    return masked(document, [document.target], vocab, retrieved)
+
+
 def text_plan(count: int, num_pieces: int, vocab: Vocab) -> grammar.Plan:
     """Text until the end of the infill, at most `count` ids."""
     return (grammar.text(count, num_pieces, vocab.end_of_infill_id),)
@@ -301,7 +314,7 @@ def cells(box: tuple[int, int, int, int], size: int, grid: int) -> np.ndarray:
     pixels = np.zeros((size, size), bool)
     pixels[y0:y1, x0:x1] = True
     side = size // grid
-    return pixels.reshape(grid, side, grid, side).any(axis=(1, 3))
+    return np.asarray(pixels.reshape(grid, side, grid, side).any(axis=(1, 3)))
 
 
 def runs(hidden_YX: np.ndarray) -> list[tuple[int, int]]:

@@ -337,8 +337,19 @@ class Writer:
             )
         if order.hidden_YX is not None:
             return prompts.region(document, order.hidden_YX, vocab, order.documents)
-        ids = prompts.masked(document, [document.target], vocab, order.documents)
+        ids = prompts.at_hole(document, vocab, order.documents)
         return ids, prompts.text_plan(order.max_text, texts, vocab)
+
+
+def drawn(picture: np.ndarray | None) -> np.ndarray:
+    """Returns a result's picture, where one was asked for.
+
+    Raises:
+      ValueError: If there is none: the order was for text.
+    """
+    if picture is None:
+        raise ValueError("no picture was drawn; a request with a hole writes text")
+    return picture
 
 
 def fit(picture: np.ndarray, size: int) -> np.ndarray:

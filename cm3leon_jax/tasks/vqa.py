@@ -110,7 +110,7 @@ def most_frequent(answers: Sequence[str]) -> str:
     return collections.Counter(answers).most_common(1)[0][0]
 
 
-def prompt(question: str, picture: np.ndarray) -> tuple[Part | Hole, ...]:
+def prompt(question: str, picture: np.ndarray) -> tuple[str, *tuple[Part | Hole, ...]]:
     """The test-time prompt, with a hole where the answer belongs."""
     return (*_parts(question, 0, Hole()), picture)
 
@@ -135,7 +135,9 @@ def _answer(asked: dict[str, str]) -> str:
     return f" {asked['answer']}"
 
 
-def _parts(question: str, template: int, answer: Target | Hole) -> tuple:
+def _parts(
+    question: str, template: int, answer: Target | Hole
+) -> tuple[str, *tuple[Any, ...]]:
     before, after = TEMPLATES[template]
     text = before.replace("{question}", question)  # no format: braces are data
     return (text, answer, after) if after else (text, answer)

@@ -51,7 +51,7 @@ def test_an_answer_goes_on_as_the_rewritten_training_sequence(vocab, number):
     asked = prompts.with_hole(
         ("what is it?", example.Hole(), ".", pixels), _encode, codes, vocab
     )
-    prompt = prompts.masked(asked, [asked.target], vocab, retrieved)
+    prompt = prompts.at_hole(asked, vocab, retrieved)
     answer = [*_encode(" a dog"), vocab.end_of_infill_id]
     np.testing.assert_array_equal(np.concatenate([prompt, answer]), moved)
     grammar.split(prompts.text_plan(10, 24, vocab), answer)
