@@ -30,6 +30,7 @@ from cm3leon_jax.asks import Ask, Box
 from cm3leon_jax.data import trained as trained_models
 from cm3leon_jax.data.bank import Bank, Found
 from cm3leon_jax.decoding import engine, rerank
+from cm3leon_jax.decoding import writer as writers
 from cm3leon_jax.decoding.sampling import Sampling
 from cm3leon_jax.decoding.writer import Order, Result, Writer
 from cm3leon_jax.documents.document import Modality
@@ -109,7 +110,7 @@ class Model:
         """
         first = _ask("draw", text=text, seed=seed, **options)
         asks = [dataclasses.replace(first, seed=seed + index) for index in range(n)]
-        return np.stack([made.picture for made in self.fulfil(asks)])
+        return np.stack([writers.drawn(made.picture) for made in self.fulfil(asks)])
 
     def caption(self, picture: np.ndarray, **options: Any) -> str:
         """Describes a picture; options are fields of `Ask` and of `Sampling`."""
@@ -121,7 +122,8 @@ class Model:
 
     def edit(self, picture: np.ndarray, instruction: str, **options: Any) -> np.ndarray:
         """Changes a picture as told; `image_guidance` and `guidance` are two scales."""
-        return self._one("edit", picture=picture, text=instruction, **options).picture
+        made = self._one("edit", picture=picture, text=instruction, **options)
+        return writers.drawn(made.picture)
 
     def infill(
         self,
@@ -141,9 +143,9 @@ class Model:
           text: What the whole picture shows.
           **options: As for `caption`.
         """
-        return self._one(
-            "infill", picture=picture, box=box, mask=mask, text=text, **options
-        ).picture
+        where = {"box": box, "mask": mask}
+        made = self._one("infill", picture=picture, text=text, **where, **options)
+        return writers.drawn(made.picture)
 
     def follow(
         self, kind: str, control: np.ndarray, text: str = "", **options: Any
@@ -158,7 +160,8 @@ class Model:
           text: What to draw, or empty.
           **options: As for `caption`.
         """
-        return self._one(kind, picture=control, text=text, **options).picture
+        made = self._one(kind, picture=control, text=text, **options)
+        return writers.drawn(made.picture)
 
     def complete(self, text: str, picture: np.ndarray | None = None, **options) -> str:
         """Writes what stands for `<mask>` in a text, with a picture beside it or not."""
@@ -303,7 +306,7 @@ class Model:
             return 0, {}
         if self.embed_text is None or self.embed_pictures is None:
             raise ValueError("the best of several is picked by a bi-encoder; load one")
-        pictures = np.stack([result.picture for result in results])[None]
+        pictures = np.stack([writers.drawn(each.picture) for each in results])[None]
         near_N = rerank.similarities(
             [ask.words], pictures, self.embed_text, self.embed_pictures
         )[0]

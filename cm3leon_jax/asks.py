@@ -234,7 +234,7 @@ def _hidden(ask: Ask, size: int, grid: int) -> np.ndarray | None:
     grey = np.where(mask, np.uint8(255), np.uint8(0))
     fitted = writers.fit(np.repeat(grey[..., None], 3, axis=-1), size)[..., 0] > 0
     side = size // grid
-    return fitted.reshape(grid, side, grid, side).any(axis=(1, 3))
+    return np.asarray(fitted.reshape(grid, side, grid, side).any(axis=(1, 3)))
 
 
 def _turns(ask: Ask) -> tuple[Modality, ...]:
@@ -254,8 +254,8 @@ def _turns(ask: Ask) -> tuple[Modality, ...]:
 
 def _layout(ask: Ask, size: int, coordinates: int) -> tuple:
     boxes = [
-        row.Box(name, tuple(corner / size for corner in corners))
-        for name, *corners in ask.boxes
+        row.Box(name, (x0 / size, y0 / size, x1 / size, y1 / size))
+        for name, x0, y0, x1, y1 in ask.boxes
     ]
     return layout.prompt(ask.text, boxes, coordinates=coordinates)
 

@@ -159,6 +159,8 @@ def test_a_picture_follows_the_edges_of_another(model):
     assert opening == edges.TEMPLATE
     assert control.shape == PICTURE.shape
     assert caption == "a dog"
+    with pytest.raises(ValueError, match="no picture was drawn"):
+        model.follow("caption", photo)
 
 
 def test_a_choice_needs_choices(model):
