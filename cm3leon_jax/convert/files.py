@@ -11,6 +11,7 @@ else is refused before it is read, and nothing in it is executed.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
 import pathlib
 import zipfile
@@ -175,15 +176,24 @@ def _sharded(folder: pathlib.Path) -> Weights:
     return Weights(folder, {name: files[where] for name, where in named.items()}, {})
 
 
-def _unpickled(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads a pickle of tensors without executing anything in it."""
+def pytorch(path: pathlib.Path) -> Any:
+    """Imports PyTorch, which a file of its own is read with.
+
+    Raises:
+      ValueError: If it is not installed.
+    """
     try:
-        import torch
+        return importlib.import_module("torch")
     except ImportError as error:
         raise ValueError(
             f"{path} is a PyTorch file; install the extra `torch` to read it, or save"
             " it as safetensors"
         ) from error
+
+
+def _unpickled(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads a pickle of tensors without executing anything in it."""
+    torch = pytorch(path)
     hint = "save its state_dict as safetensors on a machine that trusts the file"
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is no file of torch.save (version 1.6 on); {hint}")

@@ -60,10 +60,10 @@ class Whole:
 
     vocab: Vocab
     text_model: bytes
-    pixels: pathlib.Path
+    pixels: storage.Path
     about: Mapping[str, Any]
     origin: card.Provenance
-    upscaler: pathlib.Path | None = None
+    upscaler: storage.Path | None = None
 
 
 def check(config: TransformerConfig, whole: Whole) -> None:

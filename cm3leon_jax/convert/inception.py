@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import pathlib
 import zipfile
+from collections.abc import Sequence
 
 import numpy as np
 from flax import nnx
@@ -72,7 +73,7 @@ def read(path: str | os.PathLike[str]) -> inception.Inception:
     return nnx.merge(graph, nnx.from_flat_state(filled))
 
 
-def theirs(path: tuple[str, ...]) -> str:
+def theirs(path: Sequence[object]) -> str:
     """The name in the file of one of our parameters."""
     *layers, leaf = map(str, path)
     return ".".join([*layers, _THEIRS.get(leaf, leaf)])
@@ -89,12 +90,7 @@ def _open(path: pathlib.Path) -> files.Weights:
     is_old = path.suffix in files.PICKLES and path.is_file()
     if not is_old or zipfile.is_zipfile(path):
         return files.open_weights(path)
-    try:
-        import torch
-    except ImportError as error:
-        raise ValueError(
-            f"{path} is a PyTorch file; install the extra `torch` to read it"
-        ) from error
+    torch = files.pytorch(path)
     # The unpickler of `weights_only` makes tensors and containers, and refuses the rest.
     try:
         record = torch.load(path, map_location="cpu", weights_only=True)

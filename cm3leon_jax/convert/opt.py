@@ -173,7 +173,7 @@ def from_config(where: str, record: Mapping[str, Any]) -> TransformerConfig:
                 f"{where}: {name}={value!r}, CM3Leon has {needed!r}: its weights would"
                 " be another function here"
             )
-    sizes = {name: record.get(name) for name in _SIZES}
+    sizes: dict[str, Any] = {name: record.get(name) for name in _SIZES}
     for name, size in sizes.items():
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise ValueError(f"{where}: {name}={size!r} must be a positive integer")

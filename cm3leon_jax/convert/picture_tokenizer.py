@@ -53,7 +53,7 @@ def rows(specs: Mapping[str, Spec]) -> list[Row]:
     return found
 
 
-def write(target: pathlib.Path, source: pathlib.Path) -> list[dict[str, Any]]:
+def write(target: pathlib.Path, source: storage.Path) -> list[dict[str, Any]]:
     """Writes our tokenizer, or our upscaler, for `pixels.py`.
 
     Args:

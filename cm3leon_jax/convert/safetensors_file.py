@@ -222,4 +222,4 @@ def _check_without_gaps(places: Mapping[str, Place], begin: int, size: int) -> N
 
 def _bytes_of(array: np.ndarray) -> memoryview:
     """The bytes of a contiguous array, without a copy."""
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data
