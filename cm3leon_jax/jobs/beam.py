@@ -13,6 +13,7 @@ of Pillow and pyarrow than this project's lock.
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 import pathlib
 from collections.abc import Callable, Sequence
@@ -50,13 +51,12 @@ def beam() -> Any:
       ValueError: If it is not installed.
     """
     try:
-        import apache_beam
+        return importlib.import_module("apache_beam")
     except ImportError as error:
         raise ValueError(
             "Apache Beam is not installed; make a virtual environment for it:"
             " pip install 'cm3leon-jax[beam]'"
         ) from error
-    return apache_beam
 
 
 def write(

@@ -83,7 +83,7 @@ class Request:
     text: str
     picture: str
     box: Sequence[int]
-    boxes: Sequence[Sequence[str | float]]
+    boxes: Sequence[Sequence[Any]]
     n: int
     seed: int
     retrieve: int
@@ -262,16 +262,20 @@ def _ask(
     usual = config.sampling.to_dict()
     sampling = Sampling(**{**usual, **request.sampling})
     mixed = Sampling(**{**usual, **request.mixed_with}) if request.mixed_with else None
-    given = lambda name: _given(name, config, image_size)
-    mask = given(request.mask)
-    parts = [x if isinstance(x, str) else given(_file(x)) for x in request.parts]
+    read = lambda name: _picture(name, config, image_size)
+    box = None
+    if request.box:
+        x0, y0, x1, y1 = request.box
+        box = x0, y0, x1, y1
+    mask = read(request.mask) if request.mask else None
+    parts = [x if isinstance(x, str) else read(_file(x)) for x in request.parts]
     ask = api.Ask(
         kind=request.kind,
         text=request.text,
-        picture=given(request.picture),
-        box=tuple(request.box) or None,
+        picture=read(request.picture) if request.picture else None,
+        box=box,
         mask=None if mask is None else np.asarray(mask.any(axis=-1)),
-        boxes=tuple(tuple(box) for box in request.boxes),
+        boxes=tuple((name, x0, y0, x1, y1) for name, x0, y0, x1, y1 in request.boxes),
         choices=tuple(request.choices),
         hint=request.hint,
         seed=request.seed,
@@ -289,17 +293,15 @@ def _ask(
 
 
 def _file(part: Any) -> str:
-    if not isinstance(part, dict) or list(part) != ["picture"]:
+    if not isinstance(part, dict) or list(part) != ["picture"] or not part["picture"]:
         raise ValueError(f'a part is a text or {{"picture": file}}, got {part!r}')
     return part["picture"]
 
 
-def _given(
+def _picture(
     name: str, config: ml_collections.ConfigDict, image_size: int
-) -> np.ndarray | None:
-    """The picture of a request, as the model sees it."""
-    if not name:
-        return None
+) -> np.ndarray:
+    """A picture of a request, as the model sees it."""
     path = pathlib.Path(config.requests).parent / name
     return pictures.load(path, pictures.PictureConfig(image_size=image_size))
 
@@ -367,11 +369,11 @@ def _result(
     turns = record.get("written", [])
     first = next((x["picture"] for x in turns if not isinstance(x, str)), None)
     drawn = record.get("file_name", first)
-    size = model.writer.image_size
+    given, size = record["picture"], model.writer.image_size
     return reports.Result(
         kind=record["kind"],
         asked=record["prompt"],
-        given=_given(record["picture"], config, size),
+        given=_picture(given, config, size) if given else None,
         written=record.get("text"),
         drawn=np.asarray(Image.open(results / drawn).convert("RGB")) if drawn else None,
         retrieved=[near["id"] for near in record["retrieved"]],

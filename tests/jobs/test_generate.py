@@ -127,12 +127,15 @@ def test_a_line_may_have_a_mask_turns_and_beams(tmp_path, writer):
             "turns": ["text", "picture"],
         },
         {"kind": "continue", "parts": [{"file": "given.png"}], "turns": ["text"]},
+        {"kind": "continue", "parts": [{"picture": ""}], "turns": ["text"]},
     ]
     generate.run(_config(tmp_path, lines), str(tmp_path / "out"))
     filled, described, continued = writer.orders
     assert np.argwhere(filled.hidden_YX).tolist() == [[0, 3]]
     assert described.beams.num_beams == 3
     assert len(continued.parts) == 2
+    failed = (tmp_path / "out" / "failed.jsonl").read_text().splitlines()
+    assert ["a part is a text" in line for line in failed] == [True, True]
     out = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
     record = json.loads(out[2])
     assert record["written"] == ["words", {"picture": "000002_000_1.png"}]
