@@ -20,6 +20,8 @@ from cm3leon_jax.vocab import Vocab
 
 MAX_NEIGHBORS = 4  # chosen per document: two by image, two by text
 
+# Protobuf makes the class when the module is imported; no checker sees it.
+_Example = tf_example_pb2.Example  # pyright: ignore[reportAttributeAccessIssue]
 _NO_TARGET = (-1, -1)
 _STRINGS = ("id", "task", "source", "licence", "url", "content_hash")
 _ARRAYS = {
@@ -125,7 +127,7 @@ def serialize(record: Record) -> bytes:
         "neighbor_lengths": [len(tokens) for tokens in near.tokens],
         "neighbor_tokens": np.concatenate(near.tokens) if near.tokens else [],
     }
-    example = tf_example_pb2.Example()
+    example = _Example()
     feature = example.features.feature
     for name in _STRINGS:
         feature[name].bytes_list.value.append(getattr(record, name).encode())
@@ -142,7 +144,7 @@ def parse(data: bytes) -> Record:
     Raises:
       google.protobuf.message.DecodeError, IndexError or ValueError: If it is none.
     """
-    feature = tf_example_pb2.Example.FromString(data).features.feature
+    feature = _Example.FromString(data).features.feature
     raw = {name: feature[name].bytes_list.value[0] for name in (*_STRINGS, *_ARRAYS)}
     arrays: dict[str, np.ndarray] = {
         name: np.frombuffer(raw[name], kind) for name, kind in _ARRAYS.items()
