@@ -48,7 +48,7 @@ def scores(
         asked = prompts.with_hole(
             prompt(turn, picture), writer.encode_text, [own], writer.vocab
         )
-        ids = prompts.masked(asked, [asked.target], writer.vocab)
+        ids = prompts.at_hole(asked, writer.vocab)
         for option in turn.options:
             # A space opens an answer, as in training.
             written = np.asarray(writer.encode_text(f" {option}"), np.int32)

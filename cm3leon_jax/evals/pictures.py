@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from cm3leon_jax.decoding import prompts, scoring
+from cm3leon_jax.decoding import writer as writers
 from cm3leon_jax.decoding.sampling import Sampling
 from cm3leon_jax.decoding.writer import Order, Writer
 from cm3leon_jax.evals import chance
@@ -96,7 +97,7 @@ def evaluate(
         Order((text,), seed=config.seed + index, sampling=config.drawing)
         for index, text in enumerate(held_out.texts)
     ]
-    drawn = np.stack([result.picture for result in writer.run(orders)])
+    drawn = np.stack([writers.drawn(each.picture) for each in writer.run(orders)])
     vectors_NE = embed_pictures(drawn)
     is_found_N = finds_caption(vectors_NE, embed_text(held_out.texts))
     metrics["drawing_finds_caption"] = float(is_found_N.mean())

@@ -21,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import chex
 import jax
@@ -70,7 +70,7 @@ class ContrastiveConfig:
 
 
 class Batch(NamedTuple):
-    """One step's pairs.
+    """One step's pairs, as NumPy's arrays on the host, as JAX's in the step.
 
     Attributes:
       pictures_BYXC: uint8[B, Y, X, 3].
@@ -79,10 +79,10 @@ class Batch(NamedTuple):
       rare_texts_BL: int32[B, L'], the second view, which is shorter.
     """
 
-    pictures_BYXC: np.ndarray
-    kept_BP: np.ndarray
-    texts_BL: np.ndarray
-    rare_texts_BL: np.ndarray
+    pictures_BYXC: Any
+    kept_BP: Any
+    texts_BL: Any
+    rare_texts_BL: Any
 
 
 class State(NamedTuple):
@@ -210,8 +210,10 @@ def _make_step(
             return total_loss(nnx.merge(definition, params), batch, config)
 
         gradients, metrics = jax.grad(of_params, has_aux=True)(state.params)
-        updates, memory = optimizer.update(gradients, state.optimizer, state.params)
-        return State(optax.apply_updates(state.params, updates), memory), metrics
+        before = cast(optax.Params, state.params)  # optax takes any pytree
+        updates, memory = optimizer.update(gradients, state.optimizer, before)
+        params = cast(nnx.State, optax.apply_updates(before, updates))
+        return State(params, memory), metrics
 
     return jax.jit(step, donate_argnums=0)
 
@@ -223,7 +225,7 @@ class AbstractPictures(Protocol):
         """Number of pictures N."""
         ...
 
-    def __getitem__(self, places: np.ndarray) -> np.ndarray:
+    def __getitem__(self, places: np.ndarray, /) -> np.ndarray:
         """Returns uint8[B, Y, X, 3]."""
         ...
 
