@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image
 
+from cm3leon_jax.decoding import writer as writers
 from cm3leon_jax.decoding.sampling import Sampling
 from cm3leon_jax.decoding.writer import Order, Result, Writer
 from cm3leon_jax.documents.document import Document
@@ -139,7 +140,7 @@ class Bench:
             )
             for index, each in enumerate(parts)
         ]
-        pictures = np.stack([result.picture for result in self._run(orders)])
+        pictures = np.stack([writers.drawn(each.picture) for each in self._run(orders)])
         return pictures, judge.read_all(pictures, self.world)
 
     def write(self, parts: Sequence[tuple], max_text: int) -> list[str]:

@@ -168,11 +168,14 @@ def writing(bench: Bench, cases: Sequence[Case]) -> Outcome:
     Raises:
       ValueError: If no case has a sign.
     """
-    signs = [case for case in cases if case.scene.sign is not None]
+    signs = [
+        (case, case.scene.sign.text) for case in cases if case.scene.sign is not None
+    ]
     if not signs:
         raise ValueError("no scene has a sign (world.sign_prob); leave out `writing`")
-    parts = [writing_task.prompt(case.scene.sign.text) for case in signs]
-    return _drawn(bench, signs, parts, {"writing": scores.words})
+    shown = [case for case, _ in signs]
+    parts = [writing_task.prompt(text) for _, text in signs]
+    return _drawn(bench, shown, parts, {"writing": scores.words})
 
 
 def edited(bench: Bench, cases: Sequence[Case]) -> Outcome:
@@ -355,9 +358,9 @@ def _cells(thing, bench: Bench) -> np.ndarray:
 
 def _other(cases: Sequence[Case], index: int) -> int:
     """The next case that shows another emblem."""
-    name = cases[index].scene.emblem.name
+    emblem = cases[index].scene.emblem
     for step in range(1, len(cases)):
         other = (index + step) % len(cases)
-        if cases[other].scene.emblem.name != name:
+        if cases[other].scene.emblem != emblem:
             return other
     raise ValueError("all cases show one emblem; draw more rows to measure")

@@ -31,6 +31,7 @@ from cm3leon_jax.data.refusals import Refusals
 from cm3leon_jax.data.sources import inputs
 from cm3leon_jax.data.sources.row import Row, SourceConfig
 from cm3leon_jax.decoding import rerank
+from cm3leon_jax.decoding import writer as writers
 from cm3leon_jax.decoding.sampling import Sampling
 from cm3leon_jax.decoding.writer import Order
 from cm3leon_jax.documents.document import Document
@@ -247,7 +248,7 @@ def _draw(
         for index, (text, documents) in enumerate(zip(texts, near, strict=True))
         for sample in range(config.num_samples)
     ]
-    drawn = np.stack([result.picture for result in model.writer.run(orders)])
+    drawn = np.stack([writers.drawn(each.picture) for each in model.writer.run(orders)])
     grouped = drawn.reshape(len(texts), config.num_samples, *drawn.shape[1:])
     best = np.zeros(len(texts), int)
     if config.num_samples > 1:

@@ -134,7 +134,7 @@ def _found_captions(
 ) -> dict[str, float]:
     """How often a picture's own caption, or its equal, is nearest of a hundred."""
     embed = embedder.ClipEmbedder(model, shape, words, digest="")
-    texts = np.array([row.text for row in held_out.rows])
+    texts = [row.text for row in held_out.rows]
     count = min(_NUM_CHOICES, len(texts))
     found = []
     vectors = zip(
@@ -143,7 +143,7 @@ def _found_captions(
             for array in (
                 embed.embed_pictures(held_out.pictures),
                 embed.embed_text(texts),
-                texts,
+                np.array(texts),
             )
         ),
         strict=True,

@@ -303,7 +303,7 @@ def _whole(config: ml_collections.ConfigDict, source: _Source) -> huggingface.Wh
         vocab=info.vocab,
         text_model=text_model,
         pixels=found.pixels,
-        upscaler=pathlib.Path(config.upscaler) if config.upscaler else None,
+        upscaler=config.upscaler or None,
         about={
             "shards": info.to_json(),
             "coordinates": found.coordinates,

@@ -64,7 +64,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     if not folder.start(config, workdir):
         return
     mine = Hosts.here()
-    shapes = {name: tuple(value) for name, value in config.shapes.to_dict().items()}
+    sizes = config.shapes.to_dict().items()
+    shapes: dict[str, Any] = {name: tuple(several) for name, several in sizes}
     model = api.load(config.model, shapes=engine.Shapes(**shapes))
     if config.num_samples > 1 and model.embed_text is None:
         raise ValueError(
@@ -190,7 +191,7 @@ def _prompt(record: Record, model: api.Model, template: str) -> np.ndarray:
     parts = caption.asked(template, _PICTURE)
     codes = [_codes(record, model)]
     asked = prompts.with_hole(parts, writer.encode_text, codes, writer.vocab)
-    return prompts.masked(asked, [asked.target], writer.vocab)
+    return prompts.at_hole(asked, writer.vocab)
 
 
 def _record(

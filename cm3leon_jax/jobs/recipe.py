@@ -163,7 +163,7 @@ def attention(
       ValueError: If the kernel does not run there, or not on such rows.
     """
     if is_packed is None:
-        is_packed = config.loader.packing != "cut"
+        is_packed = bool(config.loader.packing != "cut")
     kernel = kernels.choose(
         kernels.AttentionConfig(**config.attention.to_dict()),
         platform,

@@ -297,7 +297,7 @@ class _Evaluation:
         """Returns the numbers of a state, which it leaves as it is."""
         self.scores = {}
         for number, batches in self._rows.items():
-            total = None
+            total: dict[str, Any] = {}
             for batch in batches:
                 # Fetched at once: no two programs with collectives at a time (`loop`).
                 sums = jax.device_get(
