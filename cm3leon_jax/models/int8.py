@@ -18,7 +18,7 @@ from flax import nnx
 
 from cm3leon_jax.models import attention as attention_lib
 from cm3leon_jax.models import block as block_lib
-from cm3leon_jax.models import layers
+from cm3leon_jax.models import layers, transformer
 from cm3leon_jax.models.block import Block
 from cm3leon_jax.models.transformer import Transformer
 
@@ -68,7 +68,9 @@ class Int8Transformer(Transformer):
             values, scale = attention_lib.rounded(getattr(model, name)[...], 1)
             setattr(self, name, nnx.Param(values))
             setattr(self, _scale_of(name), nnx.Param(scale[:, 0]))
-        self.blocks = nnx.List([Int8Block(block) for block in model.blocks])
+        self.blocks = nnx.List(
+            [Int8Block(block) for block in transformer.blocks_of(model)]
+        )
 
     def scorer(
         self, start: int = 0, size: int | None = None

@@ -246,8 +246,7 @@ def _lookup_backward(dtype, saved, grad_BLD):
 lookup.defvjp(_lookup_forward, _lookup_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def unstack(x: jax.Array, axis: int) -> tuple[jax.Array, ...]:
+def _unstack(x: jax.Array, axis: int) -> tuple[jax.Array, ...]:
     """Returns the slices of `x` along a dimension, as `jnp.unstack` does.
 
     The gradient is one stack; the derived one is a sum of padded slices.
@@ -263,4 +262,5 @@ def _unstack_backward(axis, _, grads):
     return (jnp.stack(grads, axis),)
 
 
+unstack = jax.custom_vjp(_unstack, nondiff_argnums=(1,))
 unstack.defvjp(_unstack_forward, _unstack_backward)

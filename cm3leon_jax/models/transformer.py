@@ -73,7 +73,8 @@ class Transformer(nnx.Module):
                 embedding(rngs.params(), (c.vocab_size, c.model_dim))
             )
         keys = jax.random.split(rngs.params(), c.num_layers)
-        self.blocks = jax.vmap(lambda key: Block(c, rngs=nnx.Rngs(params=key)))(keys)
+        stacked = jax.vmap(lambda key: Block(c, rngs=nnx.Rngs(params=key)))(keys)
+        self.blocks: Block | nnx.List[Block] = stacked  # a list when unstacked
 
     def __call__(
         self,
@@ -118,7 +119,7 @@ class Transformer(nnx.Module):
         if self.config.scan_layers and isinstance(self.blocks, Block):
             x_BLD, _ = jax.lax.scan(layer, x_BLD, self.blocks)
         else:
-            for block in _layers(self):
+            for block in blocks_of(self):
                 x_BLD, _ = layer(x_BLD, block)
         return self._final_norm(x_BLD)
 
@@ -217,7 +218,7 @@ class Transformer(nnx.Module):
 
         x_BLD = self._embed(tokens_BL, positions_BL)
         keys, values = [], []
-        per_layer = zip(_layers(self), cache.k_BHMK, cache.v_BHMK, strict=True)
+        per_layer = zip(blocks_of(self), cache.k_BHMK, cache.v_BHMK, strict=True)
         for block, k_BHMK, v_BHMK in per_layer:
             x_BLD, k_BHMK, v_BHMK = block.extend(
                 x_BLD, k_BHMK, v_BHMK, mask_B1LM, start, positions_BL
@@ -267,12 +268,14 @@ def unstack(model: Transformer) -> Transformer:
     Copies the layers once. The values are the same bits.
     """
     unstacked = nnx.clone(model)
-    unstacked.blocks = nnx.List(_layers(model))
+    unstacked.blocks = nnx.List(blocks_of(model))
     return unstacked
 
 
-def _layers(model: Transformer) -> list[Block]:
-    if not isinstance(model.blocks, Block):
-        return list(model.blocks)
-    layer = lambda i: jax.tree.map(lambda x: x[i], model.blocks)
+def blocks_of(model: Transformer) -> list[Block]:
+    """Returns the layers one by one, whether they are stacked or not."""
+    blocks = model.blocks
+    if not isinstance(blocks, Block):
+        return list(blocks)
+    layer = lambda i: jax.tree.map(lambda x: x[i], blocks)
     return [layer(i) for i in range(model.config.num_layers)]
