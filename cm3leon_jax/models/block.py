@@ -18,8 +18,8 @@ from cm3leon_jax.models import attention as attention_lib
 from cm3leon_jax.models import kernels, layers, remat
 
 Constrain = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
-# Of a weight's name: how the devices add up its gradient; see `layers.project`.
-Shared = Callable[[str], Callable[[layers.Outer], layers.Outer]]
+# Of a weight's name: how the devices share it; see `layers.project`.
+Shared = Callable[[str], layers.Shared]
 Project = Callable[[jax.Array, str, int], jax.Array]
 
 _DTYPES = ("float32", "bfloat16")

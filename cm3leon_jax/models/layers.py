@@ -5,12 +5,26 @@ Letters: B rows, L sequence, D the last dimension.
 
 import functools
 from collections.abc import Callable
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 
 # Of the signature of `outer`.
 Outer = Callable[..., jax.Array]
+
+
+class Shared(Protocol):
+    """A weight of which every device keeps a share; see `shares.Share`."""
+
+    def whole(self, weights: jax.Array) -> jax.Array:
+        """Returns all of the weight."""
+        ...
+
+    def sum_of(self, product: Outer) -> Outer:
+        """Makes of `outer` the same sum over all devices."""
+        ...
+
 
 ACTIVATIONS = {
     "relu": jax.nn.relu,  # metaseq's default and the assumption for CM3Leon
@@ -93,7 +107,7 @@ def project(
     num_inputs: int = 1,
     product_dtype: str | None = None,
     gradient_dtype: str = "float32",
-    shared: Callable[[Outer], Outer] | None = None,
+    shared: Shared | None = None,
 ) -> jax.Array:
     """Returns the product over the last dimensions of `x` and the first of `weights`.
 
@@ -110,31 +124,39 @@ def project(
         staying float32; the dtype of `x` by default.
       gradient_dtype: that the weights' gradient is rounded to before devices add
         theirs.
-      shared: makes of `outer` the same sum over all devices; see `gradients.shared`.
+      shared: how devices share the weights; None where each has all of them.
 
     Returns:
       float[B, L, *outputs], in the dtype of `x`.
     """
-    del gradient_dtype, shared  # of the backward pass
-    return contract(x, weights, num_inputs, product_dtype)
+    del gradient_dtype  # of the backward pass
+    whole = _whole(weights, product_dtype or x.dtype, shared)
+    return contract(x, whole, num_inputs, product_dtype)
 
 
 def _project_forward(x, weights, num_inputs, product_dtype, gradient_dtype, shared):
-    del gradient_dtype, shared
+    del gradient_dtype
     # Not by `project`: a remat policy would not see the product inside of it.
-    return contract(x, weights, num_inputs, product_dtype), (x, weights)
+    whole = _whole(weights, product_dtype or x.dtype, shared)
+    return contract(x, whole, num_inputs, product_dtype), (x, weights)
 
 
 def _project_backward(num_inputs, product_dtype, gradient_dtype, shared, saved, grad):
     x, weights = saved
-    swapped = swap(weights, num_inputs, product_dtype)
+    whole = _whole(weights, product_dtype or grad.dtype, shared)
+    swapped = swap(whole, num_inputs, product_dtype)
     grad_x = contract(grad, swapped, weights.ndim - num_inputs, product_dtype)
-    sum_of = shared(outer) if shared else outer
+    sum_of = shared.sum_of(outer) if shared else outer
     grad_weights = sum_of(x, grad, jnp.dtype(gradient_dtype), product_dtype)
     return grad_x, grad_weights.astype(weights.dtype)
 
 
 project.defvjp(_project_forward, _project_backward)
+
+
+def _whole(weights, dtype, shared: Shared | None) -> jax.Array:
+    """All of the weights; what travels is rounded before."""
+    return shared.whole(weights.astype(dtype)) if shared else weights
 
 
 def contract(

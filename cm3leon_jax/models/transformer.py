@@ -95,7 +95,7 @@ class Transformer(nnx.Module):
           attention: of the signature of `attention.attend_packed`, the default.
           constrain: says where an activation of given logical axes lies; see
             `sharding.constrain`.
-          shared: how devices add up gradients of weights; see `gradients.shared`.
+          shared: how devices share the layers' weights; see `shares.of_weights`.
 
         Returns:
           float[B, L, D], in the config's dtype. `head` makes logits of it.

@@ -25,7 +25,7 @@ from jax.sharding import PartitionSpec
 
 from cm3leon_jax import sharding
 from cm3leon_jax.models import layers
-from cm3leon_jax.train import gradients
+from cm3leon_jax.train import shares
 
 _LOGIT_BYTES = 4  # logits and their softmax are float32
 
@@ -209,15 +209,12 @@ def _values_and_gradients(how: _How, x_blD, table_vd, targets_bl, weights_bl):
 
 def _gathered(how: _How, table_vd: jax.Array, dtype: Any) -> jax.Array:
     """Whole rows of the table, rounded before they travel."""
-    table_vd = table_vd.astype(how.product_dtype or dtype)
-    for axis in how.axes("embed"):
-        table_vd = jax.lax.all_gather(table_vd, axis, axis=1, tiled=True)
-    return table_vd
+    return shares.gathered(table_vd.astype(how.product_dtype or dtype), how.mesh, 1)
 
 
 def _reduced(how: _How, grad_vD: jax.Array) -> jax.Array:
     """The table's gradient from all rows, each device keeping its own columns."""
-    return gradients.reduced(grad_vD.astype(how.gradient_dtype), how.mesh, 1)
+    return shares.reduced(grad_vD.astype(how.gradient_dtype), how.mesh, 1)
 
 
 def _sum(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:

@@ -17,7 +17,7 @@ from cm3leon_jax import vocab as vocab_lib
 from cm3leon_jax.documents.packing import Batch
 from cm3leon_jax.models import attention as attention_lib
 from cm3leon_jax.models import block, transformer
-from cm3leon_jax.train import gradients, guard, losses
+from cm3leon_jax.train import guard, losses, shares
 from cm3leon_jax.train import optimizer as optimizer_lib
 from cm3leon_jax.train.state import TrainState
 
@@ -165,7 +165,7 @@ def _place(
             None, attention or attention_lib.attend_packed, block.anywhere, None
         )
     attention = attention or sharding.spread(attention_lib.attend_packed, mesh)
-    shared = gradients.shared(mesh, transformer.LOGICAL_AXES)
+    shared = shares.of_weights(mesh, transformer.LOGICAL_AXES)
     return _Place(mesh, attention, sharding.constrain(mesh), shared)
 
 

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import NamedSharding
 
 from cm3leon_jax import sharding
-from cm3leon_jax.train import gradients, losses
+from cm3leon_jax.train import losses, shares
 
 CHUNKED = {"num_rows": 8, "length": 256, "vocab_size": 1000}
 
@@ -80,7 +80,7 @@ def test_loss_over_a_mesh_equals_that_of_one_device(sizes):
 
 
 def test_table_is_gathered_once_and_its_gradient_reduced_once(monkeypatch):
-    monkeypatch.setattr(gradients, "_WIDE", 1)  # in one stage
+    monkeypatch.setattr(shares, "_WIDE", 1)  # in one stage
     mesh = sharding.make_mesh(sharding.MeshConfig(data=2, fsdp=4))
     x, table, targets, weights = inputs(batch=8)
     place = lambda *logical: NamedSharding(mesh, sharding.spec(logical))
