@@ -19,9 +19,8 @@ from cm3leon_jax.models import block, layers
 
 Logical = tuple[str | None, ...]
 
-_WIDE = (
-    128  # columns of a share that libtpu sends alone; of narrower ones it may send all
-)
+# Columns of a share that libtpu sends alone; of narrower ones it may send all.
+_WIDE = 128
 
 
 @dataclasses.dataclass(frozen=True)
