@@ -73,7 +73,7 @@ def get_config(arg=None):
     config.loop.update(num_steps=int(_TOKENS // _BATCH_TOKENS), eval_every=500)
     if chosen["quick"] or chosen["full"]:
         config.optimizer.update(peak_lr=2e-3, warmup_steps=50)
-        config.loop.update(num_steps=24_000 if chosen["full"] else 3_300)
+        config.loop.update(num_steps=14_000 if chosen["full"] else 3_300)
         # A short budget goes to what is asked for; the paper weighs all ids alike.
         config.loader.cm3.target_mask_prob = 0.9
         config.loader.weights.context = 0.1
