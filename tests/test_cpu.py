@@ -37,3 +37,15 @@ def test_a_device_a_core_gets_one_thread_more(monkeypatch):
     assert threads(2) == "3"
     assert threads(1) is None  # a core is left
     assert threads(2, before="5") == "5"  # a person's own choice stays
+
+
+def test_nothing_is_kept_where_large_pages_are_asked_for(monkeypatch):
+    settings = []
+    monkeypatch.setattr(cpu, "_set_malloc", settings.append)
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0")
+    cpu.keep_freed_memory()
+    assert settings
+    settings.clear()
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    cpu.keep_freed_memory()
+    assert not settings
