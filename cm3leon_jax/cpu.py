@@ -87,11 +87,10 @@ def keep_freed_memory() -> None:
     mapped again: a fifth of the time of a small step on CPU, a tenth of encoding a
     picture of 256 pixels.
 
-    What is kept has holes: glibc asks for some bytes more than an aligned block fills,
-    so a step's block seldom fits where the last one lay, and up to seven such places
-    come about. Where the process was started with large pages
-    (`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`) nothing is set: half of the memory, for a
-    twentieth of the time.
+    What is kept has holes: a step's block is often laid elsewhere than where the last
+    one was freed, until the heap is up to twice as large as needed. Where the process
+    was started with large pages (`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`) nothing is
+    set: less memory, for somewhat more time in large steps (docs/benchmarks.md).
     """
     if "glibc.malloc.hugetlb=1" not in os.environ.get("GLIBC_TUNABLES", ""):
         _set_malloc(_KEEPING)

@@ -14,8 +14,8 @@ import pytest
 from cm3leon_jax import sharding
 from cm3leon_jax import vocab as vocab_lib
 from cm3leon_jax.documents import packing
-from cm3leon_jax.models import transformer
-from cm3leon_jax.train import checkpoint, guard, optimizer, state, step
+from cm3leon_jax.models import kernels, transformer
+from cm3leon_jax.train import checkpoint, guard, optimizer, program, state, step
 from configs import pretrain
 
 VOCAB = vocab_lib.Vocab(
@@ -144,6 +144,27 @@ def test_evaluation_is_the_loss_that_the_step_reports():
     found = step.means(evaluate(start().model, batch(0)))
     np.testing.assert_allclose(found["loss"], plain()[1][0], rtol=1e-6)
     assert found["perplexity_text"] > 1 and found["perplexity_image"] > 1
+
+
+def test_whole_step_is_lowered_for_a_gpu_that_is_not_there(monkeypatch):
+    cudnn = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91_300)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda *_: True)
+    rows, length, pieces = 8, 16, 4
+    config = dataclasses.replace(
+        MODEL, num_heads=4, head_dim=8, dtype="bfloat16", remat="dots", vocab_size=104
+    )
+    attend = kernels.choose(kernels.AttentionConfig(), "gpu", dtype="bfloat16")
+    how = step.StepConfig(chunk_mib=4 * rows * length * 104 / pieces / 2**20)
+    mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
+    made = program.make(config, update(), how, VOCAB, mesh, attention=attend)
+    traced = made.step.trace(made.shapes, batch())
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert "@__cudnn$fmhaScaleBiasSoftmax(" in text
+    assert "@__cudnn$fmhaScaleBiasSoftmaxBackward(" in text
+    sizes = [math.prod(map(int, dims.split("x"))) for dims in TENSOR.findall(text)]
+    assert rows * length * 104 // pieces in sizes
+    assert rows * length * 104 not in sizes
 
 
 def test_step_makes_no_array_of_all_logits():
