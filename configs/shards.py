@@ -61,7 +61,7 @@ def get_config(arg=None):
     config.rows_per_shard = 2_048
     config.num_threads = 2 if small else 16  # decoding pictures
     # Devices that a CPU pretends to be, each with pictures of its own; 0: JAX's choice.
-    # One a core encodes large pictures faster; small ones wait for the disk anyway.
+    # One a core encodes large pictures faster (docs/benchmarks.md); small ones alike.
     config.num_cpu_devices = 0
     if arg["beam"]:
         config.job = "beam"
